@@ -100,12 +100,13 @@ class ExactnessSettings:
     sets: tuple[str, ...] = option((), "values of this column to use; default: all")
     share: float = option(1.0, "share of the recordings of each set, chosen at random with a fixed seed")
     checks: tuple[str, ...] = option(
-        ("tokens", "languages", "overlap"), "what to compare; also possible: sequential, bfloat16, int8, drafts"
+        ("tokens", "languages", "overlap"), "what to compare; also possible: beams, sequential, bfloat16, int8, drafts"
     )
     assistant: str = option("", "assistant checkpoint, for checks=drafts")
     chunk_s: tuple[float, ...] = option((15.0, 30.0), "maximum chunk lengths in seconds, each in turn")
     overlap_s: float = option(15.0, "maximum length of overlapping chunks, seconds")
     batch_sizes: tuple[int, ...] = option((1, 3, 32), "batch sizes, each in turn")
+    num_beams: tuple[int, ...] = option((2, 5), "numbers of beams for checks=beams, each in turn")
     small_share: float = option(1.0, "share of the chunks for every batch size but the largest")
     num_uncached: int = option(8, "chunks computed without the cache, to prove that the cache changes nothing")
     num_rounded: int = option(40, "recordings for the checks of bfloat16 and int8")

@@ -21,6 +21,7 @@ from distil_ray.errors import SettingsError
 _TIMES: Options = {"decoding.timestamps": "segment"}
 _VAD: Options = {"chunking.strategy": "vad"}
 _OVERLAP: Options = {"chunking.strategy": "overlap"}
+_BEAMS: Options = {"decoding.num_beams": 5}
 _FALLBACK: Options = {"decoding.temperatures": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 
 OWN_MODES: dict[str, Options] = {
@@ -28,6 +29,8 @@ OWN_MODES: dict[str, Options] = {
     "quiet-times": _TIMES,
     "quiet-full": {"chunking.window": "full"},
     "quiet-fallback": _FALLBACK,
+    "quiet-beams": _BEAMS,
+    "quiet-full-beams": {"chunking.window": "full"} | _BEAMS,
     "vad": _VAD,
     "vad-times": _VAD | _TIMES,
     "overlap": _OVERLAP,

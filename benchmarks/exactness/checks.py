@@ -64,8 +64,8 @@ class Difference:
     Attributes:
         margin: By how much transformers' logits prefer the reference token to the native one. If only one of the two
         is a
-            timestamp token: between all timestamp tokens together and the likeliest other token. None if whole texts or
-            languages differ.
+            timestamp token: between all timestamp tokens together and the likeliest other token. With beams: between
+            the scores of the whole texts. None if whole texts or languages differ.
     """
 
     name: str
@@ -218,6 +218,29 @@ def explain_difference(
         margin = timestamp_margin if expected >= begin else -timestamp_margin
     reference_token, native_token = (tokens.tokenizer.id_to_token(token) for token in (expected, actual))
     return Difference(piece.name, at, reference_token or str(expected), native_token or str(actual), margin)
+
+
+def explain_beam_difference(
+    generate: GenerateReference,
+    tokens: Tokens,
+    piece: LoadedAudio,
+    timestamps: bool,
+    reference: Sequence[int],
+    native: Sequence[int],
+) -> Difference | None:
+    """Returns where the texts of two beam searches first differ; None where they are equal.
+
+    The arguments are those of `explain_difference`. The margin is that of the scores of the whole texts: a beam search
+    may also lose a text to a tie on the way.
+    """
+    if tuple(reference) == tuple(native):
+        return None
+    at = next((i for i, pair in enumerate(zip(reference, native, strict=False)) if len(set(pair)) > 1), None)
+    at = min(len(reference), len(native)) if at is None else at
+    prompt = tokens.prompt(piece.language, timestamps=timestamps)
+    scores = [generate.log_probability(piece.pcm, prompt, [*ids, tokens.eot]) for ids in (reference, native)]
+    expected, actual = (tokens.tokenizer.id_to_token([*ids, tokens.eot][at]) or "" for ids in (reference, native))
+    return Difference(piece.name, at, expected, actual, scores[0] - scores[1])
 
 
 def encoders_match(folder: Path, reference: GenerateReference, pieces: Sequence[LoadedAudio]) -> bool:

@@ -1,10 +1,10 @@
 """The `exactness` command: compares the native recognizer with transformers' `generate`.
 
-The checks of each checkpoint are: `tokens` (with and without timestamps, in batches of several sizes), `languages` (the
-detected language, and the tokens that follow from it), `overlap` (whole recordings through the job's merge and through
-transformers' pipeline), `sequential` (whole recordings through the long form of both), `bfloat16` and `int8` (the
-effect of rounding to 16 or 8 bits), and `drafts` (texts with and without an assistant). The report is rewritten after
-each result, so that a killed run keeps its results.
+The checks of each checkpoint are: `tokens` (with and without timestamps, in batches of several sizes), `beams` (the
+same with beam search), `languages` (the detected language, and the tokens that follow from it), `overlap` (whole
+recordings through the job's merge and through transformers' pipeline), `sequential` (whole recordings through the long
+form of both), `bfloat16` and `int8` (the effect of rounding to 16 or 8 bits), and `drafts` (texts with and without an
+assistant). The report is rewritten after each result, so that a killed run keeps its results.
 """
 
 import math
@@ -24,6 +24,7 @@ from benchmarks.exactness.checks import (
     cached_encoder,
     cut_into_chunks,
     encoders_match,
+    explain_beam_difference,
     explain_difference,
     load_audio,
     load_native,
@@ -45,7 +46,7 @@ from distil_ray.whisper.tokenizer import Tokens
 
 ROUNDED = ("bfloat16", "int8")
 DRAFTS = "drafts"
-CHECKS = ("tokens", "languages", "overlap", "sequential", *ROUNDED, DRAFTS)
+CHECKS = ("tokens", "beams", "languages", "overlap", "sequential", *ROUNDED, DRAFTS)
 ROUNDED_BATCHES = (1, 16)  # batch sizes between which rounding may differ
 TIMES = {"none": "text", "segment": "times"}  # the setting decoding.timestamps, in the report's words
 
@@ -122,6 +123,8 @@ class _Comparison:
                     heard = self._run_generate(pieces)
                 if "tokens" in self._settings.checks:
                     self._compare_tokens(name, pieces, heard, on_result)
+                if "beams" in self._settings.checks:
+                    self._compare_beams(name, pieces, on_result)
                 if "languages" in self._settings.checks and self._tokens.is_multilingual:
                     self._compare_languages(name, pieces, heard, on_result)
                 if "overlap" in self._settings.checks:
@@ -162,6 +165,29 @@ class _Comparison:
                 on_result(
                     self._result(name, check, [pieces[i] for i in chosen], reference, native, timestamps == "segment")
                 )
+
+    def _compare_beams(
+        self, name: str, pieces: Sequence[LoadedAudio], on_result: Callable[[CheckResult], None]
+    ) -> None:
+        for num_beams in self._settings.num_beams:
+            for timestamps, word in TIMES.items():
+                timed = timestamps == "segment"
+                pcm, languages = [each.pcm for each in pieces], [each.language for each in pieces]
+                reference = self._reference.transcribe_beams(pcm, languages, num_beams, timed, self._progress)
+                options = replace(self._options, timestamps=timestamps, num_beams=num_beams)
+                for batch_size in self._settings.batch_sizes:
+                    chosen = self._chosen(len(pieces), batch_size)
+                    mine = [pieces[i] for i in chosen]
+                    native = transcribe_shuffled(
+                        self._folder, replace(options, batch_size=batch_size), mine, single_pass=True
+                    )
+                    explained = (
+                        explain_beam_difference(self._reference, self._tokens, piece, timed, reference[i], found.tokens)
+                        for i, piece, found in zip(chosen, mine, native, strict=True)
+                    )
+                    check = f"{word}, {num_beams} beams, batch {batch_size}"
+                    differences = tuple(each for each in explained if each)
+                    on_result(CheckResult(self._model, name, check, len(mine), differences))
 
     def _compare_languages(
         self,

@@ -1,4 +1,4 @@
-"""Results of transformers itself for chunks and whole recordings: greedy `generate`, and the pipeline around it.
+"""Results of transformers itself for chunks and whole recordings: `generate`, greedy or with beams, and the pipeline.
 
 This is the reference for the native recognizer, independent of this project's code: Hugging Face's model class, its own
 rules and its own feature extractor, in float32. Results are cached on disk by a hash of the samples. With timestamps,
@@ -63,6 +63,7 @@ class GenerateReference:
             JsonLinesCache(cache_dir / "recordings.jsonl"),
         )
         self._long_forms = JsonLinesCache(cache_dir / "long_forms.jsonl")
+        self._beams = JsonLinesCache(cache_dir / "beams.jsonl")
         self._loaded: _Loaded | None = None
 
     def transcribe(self, chunks: Sequence[PCM16], languages: Sequence[str], on_message: Say) -> list[GenerateResult]:
@@ -89,6 +90,21 @@ class GenerateReference:
             return self._generate_both(chunks, language)
         finally:
             self._load().encoder.is_caching = True
+
+    def transcribe_beams(
+        self, chunks: Sequence[PCM16], languages: Sequence[str], num_beams: int, timestamps: bool, on_message: Say
+    ) -> list[tuple[int, ...]]:
+        """Returns the tokens of a beam search, without prompt and end token, from the cache where possible."""
+        kind = f"{num_beams}:{'times' if timestamps else 'text'}"
+        keys = [f"{language}:{kind}:{_digest(pcm)}" for pcm, language in zip(chunks, languages, strict=True)]
+        for language, batch in _batches(keys, self._beams, chunks, languages, max(1, BATCH // num_beams)):
+            with torch.inference_mode():
+                features = self._features([chunks[i] for i in batch])
+                found = self._generate(features, language, timestamps, num_beams)
+            for i, tokens in zip(batch, found, strict=True):
+                self._beams.add(keys[i], tokens)
+            on_message(len(batch))
+        return [tuple(self._beams[key]) for key in keys]
 
     def texts(
         self, recordings: Sequence[PCM16], languages: Sequence[str], chunk_s: float, on_message: Say
@@ -127,6 +143,14 @@ class GenerateReference:
         return logits[0, -1]  # type: ignore[no-any-return]
 
     @torch.inference_mode()
+    def log_probability(self, chunk: PCM16, prompt: Sequence[int], text: Sequence[int]) -> float:
+        """Returns the mean log-probability of the tokens of a text before any rule: the score of a beam search."""
+        ids = torch.tensor([[*prompt, *text]])
+        logits = self._load().module(self._features([chunk]), decoder_input_ids=ids, use_cache=False).logits[0]
+        logprobs = logits[len(prompt) - 1 : -1].log_softmax(dim=-1).gather(1, torch.tensor(text)[:, None])
+        return float(logprobs.mean())
+
+    @torch.inference_mode()
     def _generate_both(self, chunks: Sequence[PCM16], language: str) -> list[GenerateResult]:
         features = self._features(chunks)
         plain, timed = (self._generate(features, language, timestamps) for timestamps in (False, True))
@@ -136,10 +160,10 @@ class GenerateReference:
             detected = [codes[token] for token in self._load().module.detect_language(features).tolist()]
         return [GenerateResult(*each) for each in zip(plain, timed, detected, strict=True)]
 
-    def _generate(self, features: Tensor, language: str, timestamps: bool) -> list[tuple[int, ...]]:
+    def _generate(self, features: Tensor, language: str, timestamps: bool, num_beams: int = 1) -> list[tuple[int, ...]]:
         sequences = self._load().module.generate(
             features,
-            **GREEDY,
+            **(GREEDY | {"num_beams": num_beams}),
             **self._spoken(language),
             return_timestamps=timestamps,
             force_unique_generate_call=True,
@@ -233,7 +257,11 @@ class _Encoder:
 
 
 def _batches(
-    keys: Sequence[str], known: JsonLinesCache, audio: Sequence[PCM16], languages: Sequence[str]
+    keys: Sequence[str],
+    known: JsonLinesCache,
+    audio: Sequence[PCM16],
+    languages: Sequence[str],
+    size: int = BATCH,
 ) -> Iterator[tuple[str, list[int]]]:
     """Yields (language, indices) of missing results.
 
@@ -243,8 +271,8 @@ def _batches(
     missing.sort(key=lambda i: (languages[i], len(audio[i])))
     for language, group in groupby(missing, key=lambda i: languages[i]):
         places = list(group)
-        for begin in range(0, len(places), BATCH):
-            yield language, places[begin : begin + BATCH]
+        for begin in range(0, len(places), size):
+            yield language, places[begin : begin + size]
 
 
 def _samples(pcm: PCM16) -> np.ndarray[Any, np.dtype[np.float32]]:

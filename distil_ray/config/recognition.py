@@ -8,6 +8,7 @@ from distil_ray.config.base import Section, UnreliableTextFlag, at_least_one
 from distil_ray.languages import language_code
 from distil_ray.registry import CHUNKERS, RECOGNIZERS
 
+MAX_BEAMS = 32
 MAX_CHUNK_S = 30.0  # input length of Whisper's encoder, in seconds
 
 
@@ -205,6 +206,27 @@ class DecodingConfig(Section):
         " improbable or repetitive (native recognizer only). OpenAI's Whisper uses 0.0 to 1.0 in steps of 0.2.",
     )
 
+    num_beams: int = Field(
+        1,
+        ge=1,
+        le=MAX_BEAMS,
+        description="Beams of the beam search at temperature 0: so many texts of a chunk are continued side by side,"
+        " and the most likely one is taken. 1: greedy decoding. OpenAI's command line uses 5.",
+    )
+    length_penalty: float = Field(
+        1.0,
+        ge=-10,
+        le=10,
+        description="With num_beams above 1, the score of a text is its log-probability divided by its number of tokens"
+        " to this power. Above 1.0 favors longer texts, below 1.0 shorter ones.",
+    )
+    best_of: int = Field(
+        1,
+        ge=1,
+        le=MAX_BEAMS,
+        description="Samples of a chunk at each of the temperatures above 0; the one with the highest mean"
+        " log-probability is taken. OpenAI's Whisper takes 5.",
+    )
     speculative: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Speculative decoding with model.assistant; it does not change the text. auto: on, unless the first"

@@ -163,10 +163,11 @@ def resolve_model(config: Config) -> ModelInfo:
     """Checks the settings against the recognizer, and resolves `model.name` to the model as it is now.
 
     Raises:
-        SettingsError: The recognizer lacks a capability, there is no such checkpoint, or it does not know the language
-            or a token to suppress.
+        SettingsError: The recognizer lacks a capability, there is no such checkpoint, it does not know the language or
+            a token to suppress, or an assistant is set for a beam search.
     """
     check_capabilities(config)
+    _check_assistant(config)
     try:
         model = load_model_info(config, Storage(config.storage))
     except WeightsError as error:
@@ -284,6 +285,8 @@ _CONTROLS = {
     "max_initial_timestamp_s": ("token_controls", "null"),
     "prefix": ("prefix", "null"),
     "hallucination_silence_threshold_s": ("drops_hallucinations", "null"),
+    "num_beams": ("beam_search", "1"),
+    "best_of": ("best_of", "1"),
 }
 
 
@@ -305,6 +308,18 @@ def _detection_requirements(decoding: DecodingConfig) -> list[tuple[str, Any, Is
     if decoding.language_per == "chunk":
         found.append(("decoding.language_per", decoding.language_per, lambda each: each.detects_language, "recording"))
     return found
+
+
+def _check_assistant(config: Config) -> None:
+    """Checks that nothing is to be drafted for a beam search: drafts are verified against greedy decoding."""
+    num_beams, speculative = config.decoding.num_beams, config.decoding.speculative
+    sources = (("model.assistant", config.model.assistant), ("assistant.uri", config.assistant.uri))
+    for setting, value in sources:
+        if value is not None and num_beams > 1 and speculative != "off":
+            raise SettingsError(
+                f"decoding.num_beams={num_beams} does not work with {setting}={value}, which drafts for greedy decoding"
+                f" only: set decoding.num_beams to 1, {setting} to null, or decoding.speculative to off"
+            )
 
 
 def _remedy(is_capable: IsCapable, instead: str) -> str:

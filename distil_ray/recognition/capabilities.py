@@ -41,6 +41,8 @@ class RecognizerCapabilities:
         timestamps: Values of ``decoding.timestamps`` that it supports.
         returns_tokens: `Hypothesis.tokens` are Whisper's tokens, by which overlapping chunks can be merged.
         temperature_fallback: It supports more than one of ``decoding.temperatures``.
+        beam_search: It follows ``decoding.num_beams`` and ``decoding.length_penalty``.
+        best_of: It follows ``decoding.best_of``.
         speculative: It accepts ``model.assistant`` (as a third argument of its class).
         gated_windows: It supports ``chunking.window=gated``.
         dtypes: Values of ``model.dtype`` that it supports.
@@ -67,6 +69,8 @@ class RecognizerCapabilities:
     timestamps: tuple[str, ...] = ("none",)
     returns_tokens: bool = False
     temperature_fallback: bool = False
+    beam_search: bool = False
+    best_of: bool = False
     speculative: bool = False
     gated_windows: bool = False
     dtypes: tuple[str, ...] = ("auto", "float32")
@@ -112,6 +116,8 @@ NATIVE = RecognizerSpec(
         long_form=True,
         prompts=True,
         temperature_fallback=True,
+        beam_search=True,
+        best_of=True,
         speculative=True,
         gated_windows=True,
         dtypes=("auto", "float32", "bfloat16", "float16", "int8"),
@@ -133,6 +139,7 @@ TRANSFORMERS = RecognizerSpec(
         returns_tokens=True,
         long_form=True,
         prompts=True,
+        beam_search=True,
         dtypes=("auto", "float32", "bfloat16", "float16"),
         attention=("auto", "flash_attention_2", "sdpa", "eager"),
         batch_size=True,

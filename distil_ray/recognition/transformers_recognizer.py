@@ -1,4 +1,4 @@
-"""Reference recognizer: `generate` of transformers, greedy, in batches sorted by length.
+"""Reference recognizer: `generate` of transformers, greedy or with beams, in batches sorted by length.
 
 It is as simple as possible, because the native recognizer is tested against it token for token. Each chunk is encoded
 as 30 s, and a batch takes as long as its longest row. With timestamps, the rest of a chunk after its last complete
@@ -207,13 +207,14 @@ class TransformersRecognizer:
         uncounted = max(0, len(prompt) - (tokens.max_positions // 2 - 1))
         module.generation_config.max_length = (options.max_new_tokens or tokens.max_length) + uncounted
         is_multilingual = tokens.is_multilingual  # generate rejects language and task for English-only checkpoints
-        chosen, first = _ChosenLogProbs(), _FirstLogits(num_previous)
+        num_beams = options.num_beams
+        chosen, first = _ChosenLogProbs(num_beams), _FirstLogits(num_previous)
         hook = module.proj_out.register_forward_hook(first)
         try:
             with torch.inference_mode():
                 generated = module.generate(
                     self._features(chunks),
-                    num_beams=1,
+                    num_beams=num_beams,
                     do_sample=False,
                     return_timestamps=options.timestamps != "none",
                     prompt_ids=torch.tensor(condition.previous, device=self._model.device) if num_previous else None,
@@ -221,13 +222,16 @@ class TransformersRecognizer:
                     task=options.task if is_multilingual else None,
                     logits_processor=LogitsProcessorList([chosen]),
                     force_unique_generate_call=True,
+                    **self._beam_arguments(),
                     **(self._alignment_arguments(chunks) if is_aligned else {}),
                 )
         finally:
             hook.remove()
-        no_speech = first.probabilities()[:, tokens.no_speech].tolist()
-        logprobs = torch.stack(chosen.steps, dim=1).tolist()
+        no_speech = first.probabilities()[::num_beams, tokens.no_speech].tolist()
         sequences, ends = _sequences_and_ends(generated, len(prompt))
+        scores = logprobs = chosen.of_best_tokens()
+        if num_beams > 1:
+            scores, logprobs = chosen.of_beams(sequences, generated["beam_indices"])
         results = []
         for row, ids in enumerate(sequences.tolist()):
             ended = tokens.eot in ids
@@ -236,8 +240,27 @@ class TransformersRecognizer:
             if ends is not None:
                 alignment = TokenAlignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
             sum_logprob = sum(logprobs[row][: length + 1])
-            results.append(DecodingResult(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
+            beam_score = None
+            if num_beams > 1:
+                beam_score = sum(scores[row][: length + 1]) / (length + ended) ** options.length_penalty
+            results.append(
+                DecodingResult(
+                    tuple(ids[:length]),
+                    sum_logprob,
+                    no_speech[row],
+                    ended,
+                    alignment=alignment,
+                    beam_score=beam_score,
+                )
+            )
         return results
+
+    def _beam_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of `generate` for beam search, none without beams. The output has `beam_indices`."""
+        if self._options.num_beams == 1:
+            return {}
+        penalty = self._options.length_penalty
+        return {"length_penalty": penalty, "early_stopping": False, "return_dict_in_generate": True}
 
     def _alignment_arguments(self, chunks: Sequence[PCM16]) -> dict[str, Any]:
         """Returns the arguments of `generate` for token times; the mask marks the end of each chunk's audio."""
@@ -291,21 +314,56 @@ def _sequences_and_ends(generated: Any, prompt_length: int) -> tuple[torch.Tenso
     """Returns the ids after the prompt, shape (num_rows, num_tokens), and their ends in encoder positions, if given."""
     if isinstance(generated, torch.Tensor):
         return generated[:, prompt_length:], None
+    if "token_timestamps" not in generated:
+        return generated["sequences"][:, prompt_length:], None
     times_s = generated["token_timestamps"][:, prompt_length:].tolist()
     ends = [tuple(round(time_s * SAMPLE_RATE / SAMPLES_PER_POSITION) for time_s in row) for row in times_s]
     return generated["sequences"][:, prompt_length:], ends
 
 
 class _ChosenLogProbs(LogitsProcessor):
-    """The last logits processor: records the log-probability of each row's best token, which greedy search takes."""
+    """The last logits processor: records the log-probabilities of the tokens that each row may be continued by."""
 
-    def __init__(self) -> None:
-        self.steps: list[torch.Tensor] = []  # one of shape (num_rows,) a step
+    def __init__(self, num_beams: int) -> None:
+        self._num_best = 1 if num_beams == 1 else 2 * num_beams  # of a row that may be chosen
+        # One of shape (num_rows, num_best) for each step, and (num_rows, 1).
+        self._scores: list[torch.Tensor] = []
+        self._tokens: list[torch.Tensor] = []
+        self._normalizers: list[torch.Tensor] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Returns `scores` unchanged: float32, shape (num_rows, vocab_size), suppressed tokens at minus infinity."""
-        self.steps.append(scores.amax(dim=-1) - scores.logsumexp(dim=-1))
+        """Returns `scores` unchanged: float32, shape (num_rows, vocab_size), suppressed tokens at minus infinity.
+
+        With beams they are log-probabilities before the rules.
+        """
+        best, tokens = scores.topk(self._num_best, dim=-1)
+        self._scores.append(best)
+        self._tokens.append(tokens)
+        self._normalizers.append(scores.logsumexp(dim=-1, keepdim=True))
         return scores
+
+    def of_best_tokens(self) -> list[list[float]]:
+        """Returns the log-probabilities of the best token of each row, which greedy search takes, in each step."""
+        steps = zip(self._scores, self._normalizers, strict=True)
+        return torch.stack([(best[:, :1] - sums)[:, 0] for best, sums in steps], dim=1).tolist()
+
+    def of_beams(self, sequences: torch.Tensor, rows: torch.Tensor) -> tuple[list[list[float]], list[list[float]]]:
+        """Returns the scores and the log-probabilities after the rules of the tokens of texts, zeros behind their ends.
+
+        Args:
+            sequences: Tokens, shape (num_texts, num_tokens).
+            rows: `beam_indices` of generate: the row that each token was chosen in, -1 behind the end of a text.
+        """
+        num_texts, num_tokens = sequences.shape[0], rows.shape[1]
+        found = torch.zeros(2, num_texts, num_tokens)
+        for step in range(num_tokens):
+            for text in range(num_texts):
+                row, token = int(rows[text, step]), int(sequences[text, step])
+                if row >= 0:
+                    (place,) = torch.nonzero(self._tokens[step][row] == token, as_tuple=True)
+                    score = self._scores[step][row, place[0]]
+                    found[:, text, step] = torch.stack([score, score - self._normalizers[step][row, 0]])
+        return found[0].tolist(), found[1].tolist()
 
 
 class _FirstLogits:
@@ -377,7 +435,7 @@ def _choose_batch_size(options: RecognizerOptions, module: Any, device: torch.de
     if options.batch_size is not None:
         return options.batch_size, None
     if device.type == "cpu":
-        return CPU_BATCH_SIZE, None
+        return max(1, CPU_BATCH_SIZE // options.num_beams), None
     config = module.config
     number_bytes = module.dtype.itemsize
     positions = config.max_source_positions + config.max_target_positions
@@ -386,5 +444,5 @@ def _choose_batch_size(options: RecognizerOptions, module: Any, device: torch.de
     logits = 4 * 4 * config.vocab_size  # float32, and three copies in the logits processors
     free_bytes, _ = torch.cuda.mem_get_info(device)
     fitting = int(0.6 * free_bytes / (caches + encoder + logits))
-    size = max(1, min(fitting, MAX_GPU_BATCH_SIZE))
+    size = max(1, min(fitting, MAX_GPU_BATCH_SIZE) // options.num_beams)  # the rows of all beams
     return size, f"decoding.batch_size=auto: {size}, by {free_bytes / 2**30:.1f} GiB of free GPU memory"

@@ -85,8 +85,27 @@ def test_a_token_that_is_no_tie_is_a_fault_and_results_of_transformers_are_cache
     assert "transformers:" not in said, "the cache was not used"
 
 
+@pytest.mark.slow
+def test_beams_are_compared_and_another_text_is_a_fault(
+    settings: ExactnessSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beams = replace(settings, checks=("beams",), num_beams=(2,))
+    code, said = compared(beams)
+    assert code == ExitCode.DONE
+    assert "text, 2 beams, batch 2: 0 of 2 differ" in said and "times, 2 beams, batch 2: 0 of 2 differ" in said
+
+    def mishear(*args: object, **kwargs: object) -> object:
+        first, *others = transcribe_shuffled(*args, **kwargs)  # type: ignore[arg-type]
+        return [replace(first, tokens=first.tokens[:2]), *others]
+
+    monkeypatch.setattr(command, "transcribe_shuffled", mishear)
+    code, said = compared(beams)
+    assert code == ExitCode.FAILED
+    assert "after 2 tokens" in said and "(a fault: margin" in said
+
+
 def test_an_unknown_check_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"checks=speed: must be among tokens, languages, overlap, bfloat16"):
+    with pytest.raises(SettingsError, match=r"checks=speed: must be among tokens, beams, languages, overlap, bfloat16"):
         compare_with_generate(parse_options(ExactnessSettings, ["checks=tokens,speed"]), Console(file=io.StringIO()))
 
 

@@ -42,6 +42,8 @@ class TextOnly:
         ("decoding.no_repeat_ngram_size=3", False),
         ("decoding.max_initial_timestamp_s=0", False),
         ("decoding.prefix=Well", True),
+        ("decoding.num_beams=5", False),
+        ("decoding.best_of=5", True),
         ("chunking.strategy=overlap", False),
         ("chunking.strategy=sequential", False),
         ("chunking.length_s=25", False),
@@ -78,6 +80,14 @@ def test_a_setting_that_the_recognizer_does_not_support_is_refused_with_those_th
 def test_settings_that_contradict_the_strategy_are_refused(settings: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_capabilities(load_config(None, settings))
+
+
+@pytest.mark.parametrize("setting", ["model.assistant", "assistant.uri"])
+def test_an_assistant_is_refused_for_beams_before_it_is_looked_for(setting: str) -> None:
+    words = ["decoding.num_beams=5", f"{setting}=nowhere"]
+    with pytest.raises(SettingsError, match=rf"decoding\.num_beams=5 does not work with {setting}=nowhere"):
+        resolve_model(load_config(None, words))
+    check_capabilities(load_config(None, words))  # each for itself is supported
 
 
 def test_everything_that_the_recognizer_lacks_is_reported_at_once() -> None:

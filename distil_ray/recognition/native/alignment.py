@@ -10,6 +10,7 @@ a row is aligned as there only if it is alone. The module knows tokens by their 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -123,6 +124,14 @@ class _WeightCollector:
         if (heads := self._heads.get(layer)) is not None:
             weights = torch.matmul(query[:, heads], keys[:, heads]) + mask
             self.weights.append(weights.float().softmax(dim=-1))
+
+
+def create_aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | None]:
+    """Returns the aligner of a checkpoint, and a message where the checkpoint does not name its alignment heads."""
+    config = module.config
+    named = getattr(module.generation_config, "alignment_heads", None)
+    heads, warning = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
+    return Aligner(decoder, heads, config.median_filter_width, eot), warning
 
 
 def choose_alignment_heads(

@@ -109,16 +109,14 @@ class StepAttention(Protocol):
 class DenseAttention:
     """Any number of queries per row, by plain products over the same positions of every row."""
 
-    def __init__(
-        self, columns: Tensor, positions: Tensor, cache: KVCache, encoder_positions: int, is_ragged: bool
-    ) -> None:
+    def __init__(self, visible: Tensor, cache: KVCache, encoder_positions: int, is_ragged: bool) -> None:
         """Prepares the masks of a step.
 
-        `columns` are the numbers from 0 on, as many as positions of text are read; the other arguments are those of
-        `Decoder.step`.
+        `visible` is bool, shape (rows, P, T): the first T entries of the self-attention cache that each query attends
+        to. The other arguments are those of `Decoder.step`.
         """
-        self._rows, self._length = len(positions), len(columns)
-        self._past = additive_mask(columns[None, None, :] <= positions[:, :, None], cache.self_kv.dtype)
+        self._rows, _, self._length = visible.shape
+        self._past = additive_mask(visible, cache.self_kv.dtype)
         self._encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
         cross_mask = cache.cross_mask[: self._rows, None, None, : self._encoder_positions]
         self._cross_mask = cross_mask if is_ragged else None

@@ -51,6 +51,19 @@ class DecoderLayer:
     fc2: Projection
 
 
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Entries of texts that branch: they share those of their common beginning in the self-attention cache.
+
+    Attributes:
+        entries: Entry of each id of a step, int64, shape (rows, P).
+        visible: Entries that each id attends to, its own included: bool, shape (rows, P, entries of a slot).
+    """
+
+    entries: Tensor
+    visible: Tensor
+
+
 class Decoder:
     """Ids in, logits out, over a `KVCache`.
 
@@ -94,23 +107,23 @@ class Decoder:
         """A step of one id per row reads the positions of each row alone, whatever bounds it is given."""
         return self.single_query_attention is not None
 
-    def new_cache(self, slots: int) -> KVCache:
-        """Returns a cache for `slots` rows of the longest windows and texts."""
+    def new_cache(self, slots: int, num_texts: int = 1) -> KVCache:
+        """Returns a cache for `slots` rows of the longest windows, each with `num_texts` of the longest texts."""
         return KVCache(
             layers=len(self._layers),
             slots=slots,
             heads=self.heads,
             head_size=self.head_size,
-            positions=self.cache_positions,
+            positions=num_texts * self.cache_positions,
             encoder_positions=self.max_encoder_positions,
             dtype=self.dtype,
             device=self.device,
         )
 
-    def bytes_per_slot(self) -> int:
-        """Returns the bytes of one slot of the cache."""
+    def bytes_per_slot(self, num_texts: int = 1) -> int:
+        """Returns the bytes of one slot of the cache for `num_texts` texts."""
         numbers = 2 * len(self._layers) * self.heads * self.head_size
-        return numbers * (self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
+        return numbers * (num_texts * self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
 
     def write_cross_kv(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
         """Writes the cross-attention keys and values of windows into `slots`.
@@ -201,6 +214,7 @@ class Decoder:
         num_positions: int,
         encoder_positions: int,
         is_ragged: bool,
+        branches: Branches | None = None,
     ) -> Tensor:
         """Runs P more ids in each of the first slots.
 
@@ -208,26 +222,33 @@ class Decoder:
             ids: int64, shape (rows, P).
             positions: Of these ids, int64, shape (rows, P), below `cache_positions`; they differ by row.
             cache: Takes keys and values.
-            num_positions: Bound on the decoder positions of any row, the new ones included.
+            num_positions: Bound on the entries of the self-attention cache that any row uses, the new ones included.
             encoder_positions: Bound on the encoder positions of any row.
             is_ragged: Some window is shorter than 30 s, so that its mask is needed.
+            branches: Where the ids of a row continue different texts. None: they follow each other, and each id has the
+                entry of its position.
 
         Returns:
             Hidden states, shape (rows, P, d_model).
         """
         rows, length = ids.shape
+        entries = positions if branches is None else branches.entries
         attention: StepAttention
-        if length == 1 and self.single_query_attention is not None:
+        if length == 1 and branches is None and self.single_query_attention is not None:
             attention = LengthAwareAttention(self.single_query_attention, positions, cache)
         else:
-            columns = self._columns[: round_up_to_lanes(num_positions, self.cache_positions)]
-            attention = DenseAttention(columns, positions, cache, encoder_positions, is_ragged)
+            num_entries = round_up_to_lanes(num_positions, cache.self_kv.shape[4])
+            if branches is None:
+                visible = self._columns[:num_entries] <= positions[:, :, None]
+            else:
+                visible = branches.visible[:, :, :num_entries]
+            attention = DenseAttention(visible, cache, encoder_positions, is_ragged)
         rows_column = self._columns[:rows, None]
         hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
         for index, layer in enumerate(self._layers):
             qkv = layer.self_qkv(layer.self_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
             self_kv = cache.self_kv[index]
-            self_kv[:, rows_column, :, positions] = qkv[:, :, 1:]
+            self_kv[:, rows_column, :, entries] = qkv[:, :, 1:]
             hidden = hidden + layer.self_out(attention.self_attention(qkv[:, :, 0], self_kv))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             mixed = attention.cross_attention(query, cache.cross_keys[index], cache.cross_values[index])

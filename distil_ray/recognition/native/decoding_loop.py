@@ -1,60 +1,31 @@
-"""The decoding loop: many chunks at once, each leaving the batch as soon as its text has ended.
+"""The decoding loop of one text per chunk: many chunks at once, each leaving the batch as soon as its text has ended.
 
-Chunks wait in a queue; those being decoded hold slots of the caches. Once a quarter of the slots is free, waiting
-chunks are encoded into them (one at a time would pay the prefill over all weights for each). With none waiting, the
-last rows are moved into the gaps and steps get smaller. Retiring each row at once was measured to cost more than the
-steps that it saves. The tokens of a chunk depend on nothing but the chunk: its window is its own, padding is masked,
-and rows never mix. The loop knows no text and no languages, and no limits but those of a task.
-
-A step gives each row its next token. With an assistant (speculative.py) a step first drafts some tokens of each row,
-and the main model verifies them all at once: each row keeps the drafts that the main model would have chosen, and the
-first token that it chose otherwise, so that the texts of the rows grow by different lengths. What the caches hold of
-rejected drafts is overwritten.
-
-On a GPU the host polls for finished rows only every few steps. Between polls nothing waits for the device, and the host
-does its own work (looking for repetition, sending the next chunks, whatever the caller does with a text) while the
-device is busy.
+Queue, slots and retirement are those of slot_loop.py. A step gives each row its next token. With an assistant
+(speculative.py) a step first drafts some tokens of each row, and the main model verifies them all at once: each row
+keeps the drafts that the main model would have chosen, and the first token that it chose otherwise, so that the texts
+of the rows grow by different lengths. What the caches hold of rejected drafts is overwritten.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.batch_state import PROMPT_TAIL, BatchState
 from distil_ray.recognition.native.cuda_graphs import GraphRunner, Recorder
-from distil_ray.recognition.native.decoder import SPARE_POSITIONS, Decoder
-from distil_ray.recognition.native.decoding_task import (
-    AlignmentLevel,
-    DecodingResult,
-    DecodingStats,
-    DecodingTask,
-    has_sampled,
-)
+from distil_ray.recognition.native.decoder import SPARE_POSITIONS
+from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask, has_sampled
 from distil_ray.recognition.native.device import copy_async, device_time
-from distil_ray.recognition.native.encoder import Encoder
-from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState, SamplingState
+from distil_ray.recognition.native.kv_cache import KVCache
+from distil_ray.recognition.native.logits_rules import RuleState, SamplingState
 from distil_ray.recognition.native.prompt_batches import PromptBatch, prompt_end, stack_prompts
-from distil_ray.recognition.native.scheduler import (
-    SlotTable,
-    StepShape,
-    TaskGroup,
-    TaskQueue,
-    group_tasks,
-    policy_for,
-    pop_groups,
-    stage_groups,
-)
+from distil_ray.recognition.native.scheduler import StepShape, TaskGroup
+from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
 from distil_ray.recognition.native.speculative import Drafter, Speculation, SpeculationTrial, count_accepted
-from distil_ray.types import SAMPLE_RATE, TokenAlignment
-from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION, LogMel
-from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.features import FRAMES_PER_POSITION, SAMPLES_PER_POSITION
 
-REFILL_DIVISOR = 4  # one slot in so many must be free before rows are moved or admitted
 SPEECH_MARGIN_POSITIONS = (
     10  # encoder positions (20 ms) behind the end of a chunk that are not subsampled for an assistant
 )
@@ -62,170 +33,74 @@ SPEECH_MARGIN_POSITIONS = (
 MIN_PENDING_TOKENS = 2
 
 
-class DecodingLoop:
-    """Turns tasks into results. It holds the caches, which are allocated once and used by every call."""
+class DecodingLoop(SlotLoop):
+    """Greedy decoding or sampling of one text per chunk."""
 
     def __init__(
         self,
-        encoder: Encoder,
-        decoder: Decoder,
-        rules: LogitsRules,
-        log_mel: LogMel,
-        tokens: Tokens,
-        *,
-        slots: int,
-        stats: DecodingStats,
+        parts: LoopParts,
+        cache: KVCache,
         warn: Callable[[str], None],
-        aligner: Aligner,
-        alignment_for: Callable[[DecodingTask, DecodingResult], AlignmentLevel],
         recorder: Recorder | None = None,
         speculation: Speculation | None = None,
     ) -> None:
-        """Allocates the caches.
+        """Allocates what the rows need beside the cache.
 
         Args:
-            encoder: Of the main model.
-            decoder: Of the main model.
-            rules: Decoding rules of the checkpoint.
-            log_mel: Features.
-            tokens: Special tokens of the checkpoint.
-            slots: Chunks that are decoded at once.
-            stats: Totals that the loop adds to.
+            parts: Of the recognizer.
+            cache: Of the main model, with a slot for each chunk that is decoded at once.
             warn: Called with a message where recording CUDA graphs is given up.
-            aligner: Finds the times of tokens.
-            alignment_for: Returns how much of a finished text is aligned.
             recorder: Records steps (`cuda_graphs.create_recorder`); None: steps are not recorded.
             speculation: The assistant, if there is one.
         """
-        self._encoder, self._decoder, self._rules, self._log_mel = encoder, decoder, rules, log_mel
-        self._aligner, self._alignment_for = aligner, alignment_for
-        self._no_speech = tokens.no_speech
-        self._slots = SlotTable(slots, encoder.output_positions)
-        self._policy = policy_for(decoder.device)
+        super().__init__(parts, cache)
+        decoder, rules, slots = parts.decoder, parts.rules, cache.slots
         self._graphs = GraphRunner(recorder, warn)
-        self._cache = decoder.new_cache(slots)
-        self._largest_shape = StepShape(slots, decoder.cache_positions, self._cache.cross_mask.shape[1], True, False)
-        self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, tokens.eot, decoder.device)
-        self._row_numbers = torch.arange(slots, device=decoder.device)
+        self._largest_shape = StepShape(slots, decoder.cache_positions, cache.cross_mask.shape[1], True, False)
+        self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, self._eot, decoder.device)
         self._offsets = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
-        self._stats = stats
         self._speculation = speculation
         self._drafter: Drafter | None = None
         if speculation is not None and speculation.assistant is not None:
-            self._drafter = Drafter(speculation, speculation.assistant, rules, slots, tokens.eot)
+            self._drafter = Drafter(speculation, speculation.assistant, rules, slots, self._eot)
         self._active_drafter: Drafter | None = None  # in this run
         self._num_pending = MIN_PENDING_TOKENS
 
-    @torch.inference_mode()
-    def run(self, queue: TaskQueue) -> Iterator[tuple[int, DecodingResult]]:
-        """Yields (task index, result) of all tasks in `queue`, in the order in which they end.
+    @property
+    def _rows(self) -> BatchState:
+        return self._state
 
-        Tasks that the caller adds to the queue before it asks for the next result are decoded in the same run.
-        """
-        tasks = queue.take()
-        waiting = self._group(tasks)
-        self._slots.clear()
-        window = self._slots.longest_window(tasks) if tasks else 0
-        self._cache.resize_windows(window)
-        self._active_drafter = None if has_sampled(tasks) else self._drafter
+    def _begin(self, tasks: Sequence[DecodingTask], window: int) -> None:
+        super()._begin(tasks, window)
+        self._active_drafter = None if has_sampled(tasks) or not tasks else self._drafter
         if self._active_drafter is not None:
             self._active_drafter.resize_windows(window)
-        done: list[tuple[int, DecodingResult]] = []
-        while waiting or len(self._slots) or done:
-            if not (waiting or len(self._slots)):
-                yield from done
-                done = []
-                waiting = self._group(queue.take())
-                continue
-            self._refill_slots(waiting)
-            speculation = None if self._active_drafter is None else self._speculation
-            if speculation is not None and speculation.trial is not None:
-                ended = self._timed_step(speculation, speculation.trial)
-                yield from done
-            else:
-                self._run_steps(0 if speculation is None else speculation.max_drafts)
-                yield from done
-                self._work_ahead(waiting)
-                ended = self._poll_finished()
-            done = self._retire(ended)
-            waiting.extend(self._group(queue.take()))
 
-    @torch.inference_mode()
-    def first_logits(self, tasks: Sequence[DecodingTask]) -> Iterator[tuple[int, Tensor]]:
-        """Yields (task index, logits after the first token of the prompt), before any rule.
+    def _advance(
+        self, waiting: deque[TaskGroup], done: Sequence[tuple[int, DecodingResult]]
+    ) -> Generator[tuple[int, DecodingResult], None, list[bool]]:
+        speculation = self._speculation
+        if self._active_drafter is None or speculation is None or speculation.trial is None:
+            return (yield from super()._advance(waiting, done))
+        ended = self._timed_step(speculation, speculation.trial)
+        yield from done
+        return ended
 
-        The logits are float32, shape (vocabulary,).
-        """
-        self._cache.resize_windows(self._slots.longest_window(tasks))
-        self._active_drafter = None
-        waiting = self._group(tasks)
-        while groups := pop_groups(waiting, self._slots.number):
-            batch = [task for group in groups for task in group.tasks]
-            slot_numbers = range(len(batch))
-            logits = self._prefill(
-                groups, slot_numbers, self._row_numbers[: len(batch)], stack_prompts(batch, self._decoder.device)
-            )
-            yield from zip((task.index for task in batch), logits[:, 0], strict=True)
+    def _after_encoding(
+        self, group: TaskGroup, features: Tensor, encoded: Tensor, slot_numbers: Sequence[int], slots: Tensor
+    ) -> None:
+        if self._active_drafter is None:
+            return
+        window_positions = group.num_frames // FRAMES_PER_POSITION
+        speech_positions = min(
+            window_positions,
+            -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS,
+        )
+        self._active_drafter.write_cross_kv(features, encoded, slot_numbers, slots, window_positions, speech_positions)
 
-    def _group(self, tasks: Sequence[DecodingTask]) -> deque[TaskGroup]:
-        return group_tasks(tasks, self._policy.encode_positions, max(1, self._slots.number // REFILL_DIVISOR))
-
-    def _prefill(
-        self, groups: Sequence[TaskGroup], slot_numbers: Sequence[int], slots: Tensor, prompts: Sequence[PromptBatch]
-    ) -> Tensor:
-        """Encodes `groups` into slots and runs their prompts.
-
-        Args:
-            groups: Chunks to encode.
-            slot_numbers: A slot for each chunk, on the host.
-            slots: The same numbers on the device.
-            prompts: The prompts of all chunks.
-
-        Returns:
-            float32 logits after `<|startoftranscript|>` and after the last token of each prompt, shape (rows, 2,
-                vocabulary), before any rule.
-        """
-        begin = 0
-        for group in groups:
-            mine = slots[begin : begin + len(group.tasks)]
-            features = group.features(self._log_mel)
-            window_positions = group.num_frames // FRAMES_PER_POSITION
-            encoded = self._encoder(features)
-            self._decoder.write_cross_kv(encoded, self._cache, mine, window_positions)
-            if self._active_drafter is not None:
-                speech_positions = min(
-                    window_positions,
-                    -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS,
-                )
-                self._active_drafter.write_cross_kv(
-                    features, encoded, slot_numbers[begin : begin + len(mine)], mine, window_positions, speech_positions
-                )
-            begin += len(mine)
-            self._stats.encoded_s += sum(len(task.pcm) for task in group.tasks) / SAMPLE_RATE
-        window = self._slots.longest_window(task for group in groups for task in group.tasks)
-        logits: Tensor | None = None
-        for batch in prompts:
-            mine = slots[batch.rows]
-            if self._active_drafter is not None:
-                self._active_drafter.prefill(batch.ids, mine, window)
-            hidden = self._decoder.prefill(batch.ids, self._cache, mine, window)
-            own = self._decoder.logits(hidden[self._row_numbers[: len(mine), None], batch.read_at])
-            if len(prompts) == 1:
-                return own
-            logits = own.new_empty(len(slots), *own.shape[1:]) if logits is None else logits
-            logits[batch.rows] = own
-        assert logits is not None, "there is at least one task"
-        return logits
-
-    def _refill_slots(self, waiting: deque[TaskGroup]) -> None:
-        """Fills free slots with waiting chunks, or closes the gaps, where enough are free to be worth the copies."""
-        num_rows, num_occupied = self._slots.num_rows, len(self._slots)
-        if waiting:
-            free = self._slots.free
-            if len(free) * REFILL_DIVISOR >= self._slots.number:
-                self._admit(pop_groups(waiting, len(free)), free)
-        elif (num_rows - num_occupied) * REFILL_DIVISOR >= num_rows:
-            self._compact_slots()
+    def _before_prompts(self, batch: PromptBatch, slots: Tensor, window: int) -> None:
+        if self._active_drafter is not None:
+            self._active_drafter.prefill(batch.ids, slots, window)
 
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:
         """Encodes the chunks of `groups` into free slots and chooses their first tokens."""
@@ -260,13 +135,13 @@ class DecodingLoop:
             self._active_drafter.move_rows(sources, targets, extent)
         self._state.move_rows(sources, targets)
 
-    def _run_steps(self, max_drafts: int) -> None:
-        """Runs the steps between two polls, each with up to `max_drafts` drafts per row."""
-        num = max(1, self._policy.steps_per_poll // (max_drafts + 1))
-        if self._active_drafter is None:
-            self._decode_steps(num)
+    def _run_steps(self) -> None:
+        """Runs the steps between two polls. With drafts, each adds more tokens, so they are fewer."""
+        if self._active_drafter is None or self._speculation is None:
+            self._decode_steps(self._policy.steps_per_poll)
             return
-        for _ in range(num):
+        max_drafts = self._speculation.max_drafts
+        for _ in range(max(1, self._policy.steps_per_poll // (max_drafts + 1))):
             self._speculative_step(self._active_drafter, max_drafts)
 
     def _decode_steps(self, num: int) -> None:
@@ -370,69 +245,9 @@ class DecodingLoop:
         self._rules.advance(self._state.rules, rows, state, indices, tokens.flatten()[indices])
         self._state.append(rows, tokens, logprobs, agreed)
 
-    def _work_ahead(self, waiting: deque[TaskGroup]) -> None:
-        """Does the work of the host while the device is busy: ends repetitive rows and sends the next chunks."""
-        if self._policy.runs_ahead:
-            self._truncate_repetitions(self._slots.occupied)
-            stage_groups(waiting, self._slots.number // REFILL_DIVISOR, self._log_mel)
-
-    def _poll_finished(self) -> list[bool]:
-        """Waits for the device and returns for each slot whether its row has ended.
-
-        Repetitive rows are ended here, or in `_work_ahead` where the device works ahead.
-        """
-        ended, counts, tokens = self._state.poll(self._slots.max_text_tokens)
-        self._slots.update(ended, counts, tokens)
-        occupied = self._slots.occupied
-        for slot in self._truncate_repetitions(
-            [slot for slot in occupied if ended[slot]] if self._policy.runs_ahead else occupied
-        ):
-            ended[slot] = True
-        return ended
-
-    def _truncate_repetitions(self, slots: Sequence[int]) -> list[int]:
-        """Ends the rows in `slots` that repeat themselves, at the end of the loop. Returns their slots."""
-        loops = self._slots.find_repetitions(slots)
-        for slot, num in loops.items():
-            self._state.truncate(slot, num)
-        return list(loops)
-
     def _retire(self, ended: Sequence[bool]) -> list[tuple[int, DecodingResult]]:
-        """Takes the rows that have ended out of their slots and returns their results."""
-        slots = self._slots.ended_slots(ended)
-        if not slots:
-            return []
-        tasks = self._slots.release(slots)
-        decoded = self._state.results(slots)
-        self._stats.add(decoded)
+        results = super()._retire(ended)
         if self._speculation is not None and self._active_drafter is not None:
-            for each in decoded:
+            for _, each in results:
                 self._speculation.record_result(each)
-        timed = self._align(tasks, decoded, slots)
-        return [(task.index, each) for task, each in zip(tasks, timed, strict=True)]
-
-    def _align(
-        self, tasks: Sequence[DecodingTask], decoded: Sequence[DecodingResult], slots: Sequence[int]
-    ) -> list[DecodingResult]:
-        """Returns the results with the times that they need.
-
-        It must run before other chunks are encoded into the slots.
-        """
-        wanted = [self._alignment_for(task, each) for task, each in zip(tasks, decoded, strict=True)]
-        results = list(decoded)
-        indices = [index for index, times in enumerate(wanted) if times is not AlignmentLevel.NONE]
-        if not indices:
-            return results
-        mine = [slots[index] for index in indices]
-        found = self._aligner.align(
-            [tasks[index].prompt for index in indices],
-            [decoded[index].tokens for index in indices],
-            [len(tasks[index].pcm) for index in indices],
-            self._cache,
-            mine,
-            [wanted[index] is AlignmentLevel.TOKENS for index in indices],
-        )
-        for index, times, probabilities in zip(indices, found, self._state.probabilities(mine), strict=True):
-            alignment = None if times.ends is None else TokenAlignment(times.ends, tuple(probabilities))
-            results[index] = replace(decoded[index], alignment=alignment, last_position=times.last_position)
         return results

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions, TranscribedWindow
 from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
-from distil_ray.recognition.native.alignment import Aligner, choose_alignment_heads
+from distil_ray.recognition.native.alignment import create_aligner
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
 from distil_ray.recognition.native.cuda_graphs import Recorder, create_recorder
 from distil_ray.recognition.native.decoder import Decoder
@@ -42,10 +41,13 @@ from distil_ray.recognition.native.device import (
 )
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
+from distil_ray.recognition.native.hypotheses_loop import BeamLoop, BestOfLoop
+from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.scheduler import TaskQueue
 from distil_ray.recognition.native.self_check import SLOTS, check_methods, check_tasks
 from distil_ray.recognition.native.sequential import SectionDecoder
+from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
 from distil_ray.recognition.native.speculative import Speculation, load_assistant
 from distil_ray.recognition.native.word_timestamps import add_words, drop_hallucinations
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
@@ -98,6 +100,8 @@ class NativeRecognizer:
         """
         if options.window not in ("full", "gated"):
             raise ValueError(f"chunking.window={options.window}: must be full or gated")
+        if assistant is not None and options.speculative != "off" and options.num_beams > 1:
+            raise ValueError(f"decoding.num_beams={options.num_beams}: an assistant drafts for greedy decoding only")
         attention, attention_warning = _choose_attention(options)
         model = load_model(
             folder,
@@ -129,15 +133,26 @@ class NativeRecognizer:
         self._new_warnings: list[str] = []
         self._speculation: Speculation | None = None
         assistant_warnings: tuple[str, ...] = ()
-        bytes_per_slot = self._decoder.bytes_per_slot()
+        bytes_per_slot = self._decoder.bytes_per_slot(max(options.num_beams, options.best_of))
         if assistant is not None and options.speculative != "off":
             helper = load_assistant(assistant, folder, model, self._tokens, options)
             self._speculation = Speculation(helper, options.speculative == "auto", self._new_warnings.append)
             bytes_per_slot += helper.decoder.bytes_per_slot()
             assistant_warnings = helper.warnings
         self._slots, slots_warning = choose_slots(options.batch_size, model.device, bytes_per_slot)
-        self._loop: DecodingLoop | None = None
-        self._aligner, heads_warning = _create_aligner(model.module, self._decoder, self._tokens.eot)
+        self._cache: KVCache | None = None
+        self._loops: dict[tuple[bool, int], SlotLoop] = {}  # by whether texts are sampled, and their number
+        aligner, heads_warning = create_aligner(model.module, self._decoder, self._tokens.eot)
+        self._parts = LoopParts(
+            self._encoder,
+            self._decoder,
+            self._rules,
+            self._log_mel,
+            self._tokens,
+            self.stats,
+            aligner,
+            partial(_required_alignment, options.timestamps == "word", self._tokens),
+        )
         self._recorder = create_recorder(model.device)
         attention_warnings: tuple[str | None, ...] = (self._decoder.warning,)
         if options.self_check:
@@ -172,7 +187,7 @@ class NativeRecognizer:
                 for i, chunk in enumerate(chunks)
             ]
 
-            def detect(loop: DecodingLoop) -> None:
+            def detect(loop: SlotLoop) -> None:
                 for index, logits in loop.first_logits([task for task in tasks if task.index not in found]):
                     found[index] = logits[ids].softmax(dim=0).cpu().numpy()
 
@@ -235,7 +250,7 @@ class NativeRecognizer:
             # Sampled tasks run apart from greedy ones, for which an assistant may draft.
             greedy = [task for task in pending if not has_sampled([task])]
             now, pending = (greedy, [task for task in pending if has_sampled([task])]) if greedy else (pending, [])
-            self._with_enough_memory(partial(_run, TaskQueue(now), next_task, pending))
+            self._with_enough_memory(partial(_run, TaskQueue(now), next_task, pending), is_sampled=not greedy)
 
     def _next_task(self, state: _ChunkState, task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
         """Returns the task that a chunk needs after `decoded`, or None once its text is complete."""
@@ -356,11 +371,13 @@ class NativeRecognizer:
             else hypothesis
         )
 
-    def _with_enough_memory(self, work: Callable[[DecodingLoop], None]) -> None:
+    def _with_enough_memory(self, work: Callable[[SlotLoop], None], is_sampled: bool = False) -> None:
         """Calls `work`; where memory runs out, calls it again with half of the slots, to do what is still missing."""
         try:
-            while not self._try(work):
-                self._loop = None  # only here: the traceback of the error would keep the tensors of the loop alive
+            while not self._try(work, is_sampled):
+                # Only here: the traceback of the error would keep the tensors of the loops alive.
+                self._loops.clear()
+                self._cache = None
                 self._slots //= 2
                 self._new_warnings.append(f"out of memory: decoding.batch_size is now {self._slots}")
                 release_memory(self._decoder.device)
@@ -368,55 +385,44 @@ class NativeRecognizer:
             self.warnings += tuple(self._new_warnings)
             self._new_warnings.clear()
 
-    def _try(self, work: Callable[[DecodingLoop], None]) -> bool:
+    def _try(self, work: Callable[[SlotLoop], None], is_sampled: bool) -> bool:
         """Calls `work`; returns False if memory ran out and the number of slots can still be halved."""
         try:
-            work(self._get_loop())
+            work(self._get_loop(is_sampled))
         except (RuntimeError, MemoryError) as error:
             if self._slots == 1 or not is_out_of_memory(error):
                 raise
             return False
         return True
 
-    def _get_loop(self) -> DecodingLoop:
-        """Returns the loop. It is created at first use, and its caches are kept between calls."""
-        if self._loop is None:
-            self._loop = DecodingLoop(
-                self._encoder,
-                self._decoder,
-                self._rules,
-                self._log_mel,
-                self._tokens,
-                slots=self._slots,
-                stats=self.stats,
-                warn=self._new_warnings.append,
-                aligner=self._aligner,
-                alignment_for=partial(_required_alignment, self._options.timestamps == "word", self._tokens),
-                recorder=self._recorder,
-                speculation=self._speculation,
-            )
-        return self._loop
+    def _get_loop(self, is_sampled: bool) -> SlotLoop:
+        """Returns the loop for sampled tasks or for others. Loops share a cache; all are kept between calls."""
+        options = self._options
+        if self._cache is None:
+            self._cache = self._decoder.new_cache(self._slots, max(options.num_beams, options.best_of))
+        num_texts = options.best_of if is_sampled else options.num_beams
+        key = is_sampled and num_texts > 1, num_texts
+        if key not in self._loops:
+            if num_texts == 1:
+                self._loops[key] = DecodingLoop(
+                    self._parts, self._cache, self._new_warnings.append, self._recorder, self._speculation
+                )
+            elif is_sampled:
+                self._loops[key] = BestOfLoop(self._parts, self._cache, num_texts)
+            else:
+                self._loops[key] = BeamLoop(self._parts, self._cache, num_texts, options.length_penalty)
+        return self._loops[key]
 
     def _check_methods(self) -> tuple[str, ...]:
         """Switches off the kernel and the recorder where they do not pass the self-check; returns its results."""
         tokens = self._tokens
         endless = replace(tokens, suppress=(*tokens.suppress, tokens.eot))
         rules = LogitsRules(endless, self._rules.vocab_size, False, self._decoder.device)
+        parts = replace(self._parts, rules=rules, stats=DecodingStats(), alignment_for=lambda *_: AlignmentLevel.TOKENS)
 
         def make_loop(recorder: Recorder | None) -> DecodingLoop:
-            return DecodingLoop(
-                self._encoder,
-                self._decoder,
-                rules,
-                self._log_mel,
-                tokens,
-                slots=min(self._slots, SLOTS),
-                stats=DecodingStats(),
-                warn=_raise_recording_error,
-                aligner=self._aligner,
-                alignment_for=lambda *_: AlignmentLevel.TOKENS,
-                recorder=recorder,
-            )
+            cache = self._decoder.new_cache(min(self._slots, SLOTS))
+            return DecodingLoop(parts, cache, _raise_recording_error, recorder)
 
         prompt = tokens.prompt(tokens.language_codes[0])
         checked = check_methods(self._decoder, self._recorder, make_loop, check_tasks(prompt, self._window_frames))
@@ -430,7 +436,7 @@ def _run(
     queue: TaskQueue,
     next_task: Callable[[DecodingTask, DecodingResult], DecodingTask | None],
     later: list[DecodingTask],
-    loop: DecodingLoop,
+    loop: SlotLoop,
 ) -> None:
     """Decodes the tasks in `queue`.
 
@@ -488,11 +494,3 @@ def _required_alignment(has_words: bool, tokens: Tokens, task: DecodingTask, dec
     if task.section is not None:
         return AlignmentLevel.NONE
     return AlignmentLevel.END if may_end_early(decoded, len(task.pcm), tokens) else AlignmentLevel.NONE
-
-
-def _create_aligner(module: Any, decoder: Decoder, eot: int) -> tuple[Aligner, str | None]:
-    """Returns the aligner, and a message where the checkpoint does not name its alignment heads."""
-    config = module.config
-    named = getattr(module.generation_config, "alignment_heads", None)
-    heads, warning = choose_alignment_heads(named, config.decoder_layers, config.decoder_attention_heads)
-    return Aligner(decoder, heads, config.median_filter_width, eot), warning

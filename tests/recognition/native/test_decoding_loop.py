@@ -13,11 +13,15 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import (
     batch_state,
+    beam_search,
+    best_of,
     decoding_loop,
+    hypotheses_loop,
     kv_cache,
     logits_rules,
     prompt_batches,
     repetition_rules,
+    slot_loop,
 )
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.attention import reference_attention
@@ -27,6 +31,7 @@ from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.scheduler import GPU_POLICY, TaskGroup
+from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
 from distil_ray.types import Hypothesis
 from distil_ray.whisper.features import LogMel, StagedBatch
 from tests.support.clips import load_samples
@@ -79,7 +84,7 @@ def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return replay
 
-    monkeypatch.setattr(decoding_loop, "policy_for", lambda device: GPU_POLICY)
+    monkeypatch.setattr(slot_loop, "policy_for", lambda device: GPU_POLICY)
     monkeypatch.setattr("distil_ray.recognition.native.recognizer.create_recorder", lambda device: record)
     return events
 
@@ -128,13 +133,17 @@ def test_a_repetition_found_while_the_device_works_is_truncated_where_it_ends(
     assert ahead.stats.steps <= 2 * (16 + 2 * 8), "in each of two turns a row takes two more polls, at most"
 
 
-@pytest.mark.parametrize(("timestamps", "temperature", "ngram_size"), [(False, 0.0, 0), (True, 0.4, 3)])
+@pytest.mark.parametrize(
+    ("timestamps", "temperature", "ngram_size", "num_texts"),
+    [(False, 0.0, 0, 1), (True, 0.4, 3, 1), (True, 0.0, 3, 3), (True, 0.4, 0, 3)],
+)
 def test_nothing_but_the_poll_waits_for_the_device(
-    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float, ngram_size: int
+    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float, ngram_size: int, num_texts: int
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
-    for module in (kv_cache, decoding_loop, batch_state, prompt_batches, logits_rules, repetition_rules):
+    one_text, several = (decoding_loop, batch_state), (hypotheses_loop, beam_search, best_of)
+    for module in (kv_cache, prompt_batches, logits_rules, repetition_rules, *one_text, *several):
         monkeypatch.setattr(module, "copy_async", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
     model: Any = WhisperForConditionalGeneration(WhisperConfig(**SIZES, vocab_size=VOCAB_SIZE, num_mel_bins=80))
@@ -145,28 +154,28 @@ def test_nothing_but_the_poll_waits_for_the_device(
         tokens, VOCAB_SIZE, timestamps, device, repetition_penalty=1.0 + ngram_size, no_repeat_ngram_size=ngram_size
     )
     decoder = Decoder(model)
-    loop = decoding_loop.DecodingLoop(
-        encoder,
-        decoder,
-        rules,
-        log_mel,
-        tokens,
-        slots=16,
-        stats=DecodingStats(),
-        warn=print,
-        aligner=Aligner(decoder, [(0, 0)], 7, tokens.eot),
-        alignment_for=lambda *_: AlignmentLevel.NONE,
+    aligner = Aligner(decoder, [(0, 0)], 7, tokens.eot)
+    parts = LoopParts(
+        encoder, decoder, rules, log_mel, tokens, DecodingStats(), aligner, lambda *_: AlignmentLevel.NONE
     )
+    cache = decoder.new_cache(16, num_texts)
+    loop: SlotLoop
+    if num_texts == 1:
+        loop = decoding_loop.DecodingLoop(parts, cache, print)
+    elif temperature == 0.0:
+        loop = hypotheses_loop.BeamLoop(parts, cache, num_texts, 1.0)
+    else:
+        loop = hypotheses_loop.BestOfLoop(parts, cache, num_texts)
     monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
     tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     tasks[5:] = [replace(each, prompt=(tokens.sot_prev, 5, *each.prompt), num_previous=2) for each in tasks[5:]]
     tasks[7:] = [replace(each, num_begun=1) for each in tasks[7:]]
     with torch.inference_mode():
         loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
-        loop._run_steps(0)
+        loop._run_steps()
         loop._slots.release([0])
         loop._compact_slots()
-        loop._state.truncate(3, 5)
-        loop._run_steps(0)
+        loop._rows.truncate(3, 5)
+        loop._run_steps()
         with pytest.raises(NotImplementedError, match="no data"):
             loop._poll_finished()

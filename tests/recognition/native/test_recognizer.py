@@ -137,19 +137,19 @@ def test_a_dropped_recognizer_frees_its_weights_and_caches_at_once(whisper_tiny_
             whisper_tiny_en, replace(EXACT, timestamps="word", window="gated"), whisper_tiny_en
         )
         english(recognizer, clips[:1])
-        assert recognizer._loop is not None
+        (loop,) = recognizer._loops.values()
         parts = [
             recognizer,
             recognizer._encoder,
             recognizer._encoder._positions,
             recognizer._decoder,
             recognizer._decoder._tokens,
-            recognizer._loop,
-            recognizer._loop._cache.self_kv,
+            loop,
+            loop._cache.self_kv,
             recognizer._speculation,
         ]
         references = [weakref.ref(part) for part in parts]
-        del recognizer, parts
+        del recognizer, loop, parts
         assert [type(found) for reference in references if (found := reference()) is not None] == []
     finally:
         gc.enable()

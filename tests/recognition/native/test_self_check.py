@@ -14,7 +14,7 @@ from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import decoder as decoder_module
-from distil_ray.recognition.native import decoding_loop
+from distil_ray.recognition.native import slot_loop
 from distil_ray.recognition.native.attention import reference_attention
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.recognizer import NativeRecognizer
@@ -88,7 +88,7 @@ def load(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     def make(
         kernel: Callable[..., Tensor] | None, recorder: Recorder | None, options: RecognizerOptions = OPTIONS
     ) -> NativeRecognizer:
-        monkeypatch.setattr(decoding_loop, "policy_for", lambda device: GPU_POLICY)
+        monkeypatch.setattr(slot_loop, "policy_for", lambda device: GPU_POLICY)
         monkeypatch.setattr(decoder_module, "choose_single_query_attention", lambda *_: (kernel, "a kernel"))
         monkeypatch.setattr("distil_ray.recognition.native.recognizer.create_recorder", lambda device: recorder)
         return NativeRecognizer(checkpoint, options)

@@ -1,0 +1,160 @@
+"""Beam search and several samples in the decoding loop: real speech, beside transformers' `generate`."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distil_ray.recognition.base import PCM16, RecognizerOptions
+from distil_ray.recognition.native import slot_loop
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from distil_ray.recognition.native.scheduler import GPU_POLICY
+from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
+from distil_ray.types import Hypothesis, Prompt
+from tests.support.clips import load_samples
+
+BEAMS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, num_beams=5)
+
+
+@pytest.fixture(scope="module")
+def clips() -> list[PCM16]:
+    """Four clips of English speech, 0.5 to 4 s; two of them cut short in a word."""
+    found = [load_samples(name) for name in ("librispeech-61", "austen-0890", "cards-005", "austen-0930")]
+    return [found[0][:9_000], found[1][:25_000], *found[2:]]
+
+
+def english(recognizer: NativeRecognizer | TransformersRecognizer, clips: list[PCM16]) -> list[Hypothesis]:
+    return recognizer.transcribe(clips, ["en"] * len(clips))
+
+
+def assert_same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.tokens == other.tokens
+        assert mine.segments == other.segments
+        assert mine.avg_logprob == pytest.approx(other.avg_logprob, abs=1e-4)
+        assert mine.no_speech_prob == pytest.approx(other.no_speech_prob, abs=1e-4)
+        for word, same in zip(mine.words or (), other.words or (), strict=True):
+            assert (word.text, word.start_s, word.end_s) == (same.text, same.start_s, same.end_s)
+            assert word.probability == pytest.approx(same.probability, abs=1e-4)
+
+
+def test_tokens_equal_generate_whatever_else_is_in_the_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    reference = english(TransformersRecognizer(whisper_tiny_en, BEAMS), clips)
+    greedy = english(NativeRecognizer(whisper_tiny_en, replace(BEAMS, num_beams=1)), clips)
+    assert [each.tokens for each in greedy] != [each.tokens for each in reference]
+    for batch_size in (1, 3):
+        order = random.Random(batch_size).sample(range(len(clips)), len(clips))
+        native = NativeRecognizer(whisper_tiny_en, replace(BEAMS, batch_size=batch_size))
+        assert_same(english(native, [clips[i] for i in order]), [reference[i] for i in order])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("timestamps", ["none", "segment", "word"])
+@pytest.mark.parametrize(("num_beams", "penalty"), [(2, 1.0), (4, 0.3), (5, 2.0)])
+def test_times_and_penalties_equal_generate(
+    whisper_tiny_en: Path, clips: list[PCM16], timestamps: str, num_beams: int, penalty: float
+) -> None:
+    options = replace(BEAMS, timestamps=timestamps, num_beams=num_beams, length_penalty=penalty)
+    speech = [*clips[2:], load_samples("sonnet-1")[:400_000]]  # the last one takes several passes
+    native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
+    assert_same(english(native, speech), english(reference, speech))
+
+
+@pytest.mark.slow
+def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path) -> None:
+    options = replace(BEAMS, timestamps="segment")
+    native, reference = NativeRecognizer(whisper_base, options), TransformersRecognizer(whisper_base, options)
+    speech, languages = [load_samples("mandarin"), load_samples("spanish")], ["zh", "es"]
+    assert_same(native.transcribe(speech, languages), reference.transcribe(speech, languages))
+
+
+def test_a_limit_of_tokens_equals_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    options = replace(BEAMS, max_new_tokens=6, num_beams=2)
+    native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
+    ours = english(native, clips[1:3])
+    assert_same(ours, english(reference, clips[1:3]))
+    assert ours[0].quality_flags == ("max_tokens_reached",)
+
+
+@pytest.fixture(scope="module")
+def gated(whisper_tiny_en: Path, clips: list[PCM16]) -> list[Hypothesis]:
+    """Chunks in windows of their own lengths, one at a time."""
+    return english(NativeRecognizer(whisper_tiny_en, replace(BEAMS, batch_size=1, window="gated")), clips)
+
+
+def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
+    whisper_tiny_en: Path, clips: list[PCM16], gated: list[Hypothesis]
+) -> None:
+    together = NativeRecognizer(whisper_tiny_en, replace(BEAMS, batch_size=16, window="gated"))
+    assert english(together, clips[::-1])[::-1] == gated
+    assert len({hypothesis.window_s for hypothesis in gated}) > 2
+
+
+def test_with_few_polls_no_text_changes(
+    whisper_tiny_en: Path, clips: list[PCM16], gated: list[Hypothesis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: rows end up to eight steps before the host sees it."""
+    monkeypatch.setattr(slot_loop, "policy_for", lambda device: GPU_POLICY)
+    ahead = NativeRecognizer(whisper_tiny_en, replace(BEAMS, window="gated"))
+    assert [each.tokens for each in english(ahead, clips)] == [each.tokens for each in gated]
+
+
+def test_prompts_of_different_lengths_share_a_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    prompts = [Prompt("Spades, hearts, clubs and diamonds."), None, Prompt("A novel by Jane Austen. " * 4)]
+    chunks, options = clips[1:], replace(BEAMS, num_beams=2, window="gated")
+    together, alone = (NativeRecognizer(whisper_tiny_en, replace(options, batch_size=size)) for size in (3, 1))
+    found = together.transcribe(chunks, ["en"] * 3, None, prompts)
+    assert found == [
+        alone.transcribe([chunk], ["en"], None, [prompt])[0] for chunk, prompt in zip(chunks, prompts, strict=True)
+    ]
+
+
+def test_a_repetitive_beam_ends_a_short_window(
+    whisper_tiny_en: Path, clips: list[PCM16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def is_repetitive(tokens: list[int]) -> bool:
+        seen.append(len(tokens))
+        return len(tokens) >= 8
+
+    monkeypatch.setattr("distil_ray.recognition.native.recognizer.has_repetition_loop", is_repetitive)
+    recognizer = NativeRecognizer(whisper_tiny_en, replace(BEAMS, window="gated", num_beams=2))
+    (found,) = english(recognizer, clips[3:4])
+    assert seen == [8]
+    assert found.window_s == 30.0 and "redecoded" in found.quality_flags
+
+
+@pytest.fixture(scope="module")
+def noise() -> PCM16:
+    """Noise of which a text is unlikely at every temperature."""
+    return (np.random.default_rng(0).standard_normal(48_000) * 3000).astype(np.int16)
+
+
+def test_a_chunk_that_fails_with_beams_is_sampled(whisper_tiny_en: Path, noise: PCM16, clips: list[PCM16]) -> None:
+    """The most likely of several samples, the same in every batch; and the first of them is that of a single one."""
+    options = replace(
+        BEAMS,
+        num_beams=2,
+        max_new_tokens=12,
+        temperatures=(0.0, 1.0),
+        logprob_threshold=-0.01,
+        no_speech_threshold=None,
+    )
+    chunks = [noise, clips[0]]
+    several, single = (
+        english(NativeRecognizer(whisper_tiny_en, replace(options, best_of=number)), chunks) for number in (4, 1)
+    )
+    alone = NativeRecognizer(whisper_tiny_en, replace(options, best_of=4, batch_size=1))
+    assert english(alone, chunks[:1]) == several[:1]
+    assert {each.temperature for each in (*several, *single)} == {1.0}
+    for best, one in zip(several, single, strict=True):
+        assert (best.avg_logprob or 0.0) >= (one.avg_logprob or 0.0) - 1e-6
+    assert [each.tokens for each in several] != [each.tokens for each in single]
+
+
+def test_an_assistant_and_beams_exclude_each_other(whisper_tiny_en: Path) -> None:
+    with pytest.raises(ValueError, match="an assistant drafts for greedy decoding only"):
+        NativeRecognizer(whisper_tiny_en, BEAMS, whisper_tiny_en)
