@@ -17,10 +17,16 @@ from itertools import pairwise
 import numpy as np
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions, TranscribedWindow
+from distil_ray.recognition.hallucinations import (
+    DecodedWindow,
+    SpokenSegment,
+    skip_hallucinations,
+    spoken_segments,
+)
 from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask
 from distil_ray.recognition.native.word_timestamps import add_words
-from distil_ray.recognition.quality_flags import NO_SPEECH
-from distil_ray.types import Hypothesis, Prompt, Segment, TokenAlignment
+from distil_ray.recognition.quality_flags import HALLUCINATION_DROPPED, NO_SPEECH
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment, TokenAlignment
 from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, MAX_FRAMES, LongAudio
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Tokens
 
@@ -111,6 +117,7 @@ class SectionDecoding:
         self._prompt, self._tokens, self._is_conditioned = prompt, tokens, is_conditioned
         self._seek = 0  # frames
         self._previous: list[int] = []
+        self._last_speech_s = 0.0  # end of the last word that was kept
 
     @property
     def start(self) -> int:
@@ -127,9 +134,40 @@ class SectionDecoding:
         assert self.audio is not None, "the section is not complete"
         return self.audio.pcm[self.start : self.start + self.num_frames * HOP]
 
-    def previous_text(self) -> tuple[int, ...]:
-        """Returns the ids that the next window has before `<|startoftranscript|>`."""
-        return self._tokens.previous_text(self._prompt, decoded=self._previous)
+    def previous_text(self, num_prefix: int = 0) -> tuple[int, ...]:
+        """Returns the ids before `<|startoftranscript|>` in the next window, which has a prefix of `num_prefix` ids."""
+        return self._tokens.previous_text(self._prompt, num_prefix, self._previous)
+
+    def skip_hallucinations(
+        self, reading: WindowReading, ids: Sequence[int], hypothesis: Hypothesis, threshold_s: float
+    ) -> WindowReading:
+        """Returns what is left of a window's text, and of its length, by openai's rule for hallucinations.
+
+        Args:
+            reading: What is kept without the rule.
+            ids: The whole text of the window.
+            hypothesis: Of the reading, with words.
+            threshold_s: `decoding.hallucination_silence_threshold_s`.
+        """
+        is_timestamp = [token >= self._tokens.timestamp_begin for token in ids[-2:]]
+        window = DecodedWindow(
+            self._seek, self.num_frames, self._seek + reading.advance, self._num_frames, is_timestamp == [False, True]
+        )
+        found = skip_hallucinations(self._spoken(reading, hypothesis), window, self._last_speech_s, threshold_s)
+        self._last_speech_s = found.last_speech_s
+        return WindowReading(reading.segments[: found.number], max(found.next_start - self._seek, 1))
+
+    def _spoken(self, reading: WindowReading, hypothesis: Hypothesis) -> list[SpokenSegment]:
+        """Returns the segments of a reading with their words, from the beginning of the section."""
+        start_s = self._seek * HOP / SAMPLE_RATE
+        with_words = iter(spoken_segments(hypothesis.segments or (), hypothesis.words or (), start_s))
+        found = []
+        for segment in reading.segments:
+            times_s = [start_s + position * SECONDS_PER_TIMESTAMP for position in (segment.start, segment.end)]
+            has_text = any(token < self._tokens.eot for token in segment.tokens)
+            without_words = SpokenSegment(times_s[0], times_s[1], ())
+            found.append(next(with_words, without_words) if has_text else without_words)
+        return found
 
     def add(self, reading: WindowReading, hypothesis: Hypothesis) -> bool:
         """Adds a window with its hypothesis. Returns whether another one follows."""
@@ -167,6 +205,7 @@ class SectionDecoder:
         if not options.long_form:
             raise ValueError("sections need a recognizer that was loaded with long_form=True")
         self._tokens, self._options = tokens, options
+        self._prefix = tokens.prefix(options.prefix, timestamps=True)
 
     def start(
         self, sections: Sequence[PCM16], languages: Sequence[str], prompts: Sequence[Prompt | None] | None
@@ -180,8 +219,9 @@ class SectionDecoder:
 
     def task(self, index: int, decoding: SectionDecoding) -> DecodingTask:
         """Returns the task for the next window of a section; `index` is that of the section."""
-        previous = decoding.previous_text()
-        prompt = (*previous, *self._tokens.prompt(decoding.language, self._options.task, timestamps=True))
+        prefix = self._prefix if decoding.start == 0 else ()
+        previous = decoding.previous_text(len(prefix))
+        prompt = (*previous, *self._tokens.prompt(decoding.language, self._options.task, timestamps=True), *prefix)
         return DecodingTask(
             index,
             decoding.window_pcm(),
@@ -190,6 +230,7 @@ class SectionDecoder:
             self._tokens.max_new_tokens(len(prompt), self._options.max_new_tokens),
             start=decoding.start,
             num_previous=len(previous),
+            num_begun=len(prefix),
             section=decoding.audio,
         )
 
@@ -211,12 +252,32 @@ class SectionDecoder:
             if is_silent
             else read_window(decoded.tokens, num_frames, self._tokens.timestamp_begin)
         )
-        kept = keep_reading(hypothesis, reading, self._tokens, num_frames, self._options.timestamps != "none")
-        if self._options.timestamps == "word":
-            alignment = keep_alignment(decoded.alignment, len(kept.tokens))
-            text_language = "en" if self._options.task == "translate" else decoding.language
-            kept = add_words(kept, alignment, text_language, self._tokens, task.pcm)
+        kept = self._keep(decoding, task, decoded, hypothesis, reading)
+        threshold_s = self._options.hallucination_silence_threshold_s
+        if threshold_s is not None:
+            rest = decoding.skip_hallucinations(reading, decoded.tokens, kept, threshold_s)
+            if len(rest.segments) < len(reading.segments):
+                kept = self._keep(decoding, task, decoded, hypothesis, rest)
+                kept = replace(kept, quality_flags=(*kept.quality_flags, HALLUCINATION_DROPPED))
+            reading = rest
         return self.task(task.index, decoding) if decoding.add(reading, kept) else None
+
+    def _keep(
+        self,
+        decoding: SectionDecoding,
+        task: DecodingTask,
+        decoded: DecodingResult,
+        hypothesis: Hypothesis,
+        reading: WindowReading,
+    ) -> Hypothesis:
+        """Returns the hypothesis of a window with what is kept of its text, and with its words."""
+        has_segments = self._options.timestamps != "none"
+        kept = keep_reading(hypothesis, reading, self._tokens, decoding.num_frames, has_segments)
+        if self._options.timestamps != "word":
+            return kept
+        alignment = keep_alignment(decoded.alignment, len(kept.tokens))
+        text_language = "en" if self._options.task == "translate" else decoding.language
+        return add_words(kept, alignment, text_language, self._tokens, task.pcm)
 
 
 def keep_reading(

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distil_ray.recognition.base import PCM16
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.sequential import (
+    SectionDecoder,
     SectionDecoding,
     WindowReading,
     WindowSegment,
@@ -15,7 +16,7 @@ from distil_ray.recognition.native.sequential import (
     keep_reading,
     read_window,
 )
-from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment, Word
 from distil_ray.whisper.tokenizer import Tokens
 
 BEGIN = 100  # the first timestamp token of these texts; 10, 11 … are words
@@ -118,6 +119,36 @@ def test_segments_end_with_the_audio_and_have_text(whisper_tiny_en: Path) -> Non
     assert (kept.text, kept.tokens, kept.segments) == ("a", reading.tokens, (Segment(1.0, 10.0, "a"),))
     assert keep_reading(_hypothesis(), empty, tokens, 3000, timestamps=True).segments == ()
     assert keep_reading(_hypothesis(), reading, tokens, 1000, timestamps=False).segments is None
+
+
+def test_a_hallucination_between_silences_is_dropped_and_the_next_window_begins_with_it(whisper_tiny_en: Path) -> None:
+    """The second window has the same text; a lower threshold makes its pauses silence."""
+    tokens = Tokens.load(whisper_tiny_en)
+    decoding = SectionDecoding(np.zeros(90 * SAMPLE_RATE, np.int16), "en", None, tokens, False)
+    begin = tokens.timestamp_begin
+    hello, you = tokens.tokenizer.encode(" Hello you", add_special_tokens=False).ids
+    ids = (begin, hello, begin + 50, begin + 400, you, begin + 410)
+    reading = read_window(ids, 3000, begin)
+    words = (Word(0.1, 1.0, "Hello", probability=0.9), Word(8.0, 8.04, " you", probability=0.05))
+    segments = (Segment(0.1, 1.0, "Hello"), Segment(8.0, 8.04, "you"))
+    hypothesis = Hypothesis("Hello you", ids, segments=segments, words=words)
+    for threshold_s, expected in ((8.0, (2, 3000)), (4.0, (1, 800))):
+        rest = decoding.skip_hallucinations(reading, ids, hypothesis, threshold_s)
+        assert (len(rest.segments), rest.advance) == expected
+        decoding.add(rest, hypothesis)
+    assert decoding.start == 38 * SAMPLE_RATE
+
+
+def test_only_the_first_window_of_a_section_has_the_prefix(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    decoder = SectionDecoder(tokens, RecognizerOptions(long_form=True, prefix="Well,"))
+    decoding = SectionDecoding(np.zeros(50 * SAMPLE_RATE, np.int16), "en", None, tokens, False)
+    prefix = tokens.prefix("Well,", timestamps=True)
+    first = decoder.task(0, decoding)
+    assert (first.prompt, first.num_begun) == ((tokens.sot, *prefix), len(prefix))
+    decoding.add(_window(tokens, " a", [0, 12, 12]), _hypothesis())
+    second = decoder.task(0, decoding)
+    assert (second.prompt, second.num_begun) == ((tokens.sot,), 0)
 
 
 @pytest.mark.parametrize("section", [np.zeros(0, np.int16), np.zeros(9, np.float32), np.zeros((2, 9), np.int16)])
