@@ -3,19 +3,21 @@
 For a recording, the probabilities of a few of its chunks are averaged. For chunks, each is detected on its own, and the
 languages of a recording are those with the most seconds expected to be right, less `CHANGE_COST_S` for each change
 (dynamic programming), so that a chunk of weak evidence follows its neighbors. The chunks of a part are seen, not those
-of other parts: a part gives the same languages again, wherever it is repeated.
+of other parts: a part gives the same languages again, wherever it is repeated. Sections (`Chunker.long_form`) are cut
+into stretches of a window for this, and those in one language are joined again.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.audio.pcm import loudest_stretch
+from distil_ray.chunking.base import ChunkSizes, make_chunker
 from distil_ray.recognition.base import PCM16, LanguageProbabilities, Recognizer
 from distil_ray.types import SAMPLE_RATE
 
@@ -28,6 +30,7 @@ MAX_SILENT_RANGE = 24
 OTHER_LANGUAGE_PROB = 0.9
 MIN_LOUDNESS = 0.01  # of the energy of the loudest chunk (-20 dB); quieter chunks may have no speech
 QUIET_SHARE = 0.25  # of the seconds of such a chunk that count as evidence
+WINDOW_SAMPLES = 30 * SAMPLE_RATE  # longest stretch of a section that is detected on its own
 CHANGE_COST_S = 1.5  # of a change of the language, in seconds of audio in the right language (docs/recognition.md)
 
 
@@ -59,6 +62,33 @@ class LanguageDetector:
         self._languages = tuple(languages)
         self._per_chunk = per_chunk
 
+    def detect_passages(
+        self, recognizer: Recognizer, sections: Sequence[dict[str, Any]], audio: Sequence[PCM16]
+    ) -> tuple[list[dict[str, Any]], list[ChunkLanguage]]:
+        """Returns the sections, cut where the language changes, and the language of each passage.
+
+        Args:
+            recognizer: The loaded recognizer.
+            sections: Rows of CHUNK, of any length; see `detect`. The passages of a section share its index.
+            audio: The samples of each section.
+        """
+        if not self._per_chunk:
+            return list(sections), self.detect(recognizer, sections, audio)
+        rows, stretches = [], []
+        for section, pcm in zip(sections, audio, strict=True):
+            for start, stretch in _cut_stretches(pcm) if section["detects_language"] else [(0, pcm)]:
+                rows.append(_stretch_row(section, start, len(stretch)))
+                stretches.append(stretch)
+        languages = self.detect(recognizer, rows, stretches)
+        passages, found = [], []
+        keys = [(row["recording"], row["index"], one.code) for row, one in zip(rows, languages, strict=True)]
+        for _, group in groupby(range(len(rows)), key=keys.__getitem__):
+            numbers = list(group)
+            lengths = [rows[number]["num_samples"] for number in numbers]
+            passages.append(rows[numbers[0]] | {"num_samples": sum(lengths)})
+            found.append(_join_languages([languages[number] for number in numbers], lengths))
+        return passages, found
+
     def detect(
         self, recognizer: Recognizer, chunks: Sequence[dict[str, Any]], audio: Sequence[PCM16]
     ) -> list[ChunkLanguage]:
@@ -74,9 +104,8 @@ class LanguageDetector:
         used = [i for i, chunk in enumerate(chunks) if chunk["detects_language"]]
         if not used:
             return found
-        probabilities = restrict_languages(
-            recognizer.detect_languages([loudest_stretch(audio[i]) for i in used]), self._languages
-        )
+        heard = recognizer.detect_languages([loudest_stretch(audio[i]) for i in used])
+        probabilities = restrict_languages(heard, self._languages)
         rows_of: dict[int, list[int]] = defaultdict(list)
         for row, i in enumerate(used):
             rows_of[chunks[i]["recording"]].append(row)
@@ -188,6 +217,28 @@ def without_overlap_of_languages(
             right["num_samples"] -= right["stride_left"]
             right["stride_left"] = 0
     return cut
+
+
+def _cut_stretches(pcm: PCM16) -> list[tuple[int, PCM16]]:
+    """Cuts a section at quiet points into stretches that cover it; returns the first sample and the audio of each."""
+    chunker = make_chunker("quiet", ChunkSizes(WINDOW_SAMPLES, search=WINDOW_SAMPLES // 3))
+    return [(chunk.start, chunk.pcm) for chunk in (*chunker.push(pcm), *chunker.finish())]
+
+
+def _stretch_row(section: dict[str, Any], start: int, num_samples: int) -> dict[str, Any]:
+    return section | {
+        "start": section["start"] + start,
+        "offset": section["offset"] + start,
+        "num_samples": num_samples,
+    }
+
+
+def _join_languages(languages: Sequence[ChunkLanguage], lengths: Sequence[int]) -> ChunkLanguage:
+    """Returns the language of stretches in the same language, with the mean of its probabilities by length."""
+    if languages[0].prob is None:
+        return languages[0]
+    mean = float(np.average([one.prob or 0.0 for one in languages], weights=lengths))
+    return ChunkLanguage(languages[0].code, mean, all(one.is_contradicted for one in languages))
 
 
 def _detect_recording(probs: NDArray[np.float32], audio: Sequence[PCM16], codes: Sequence[str]) -> list[ChunkLanguage]:

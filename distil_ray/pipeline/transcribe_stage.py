@@ -68,10 +68,14 @@ class TranscribeStage:
         started = time.monotonic()
         pcm = np.frombuffer(part.pop("pcm"), np.int16)
         audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]
-        detected = self._language_detector.detect(self._recognizer, part["chunks"], audio)
-        wanted = [i for i, chunk in enumerate(part["chunks"]) if not chunk["detection_only"]]
+        chunks = part["chunks"]
+        if self._is_long_form:
+            chunks, detected = self._language_detector.detect_passages(self._recognizer, chunks, audio)
+        else:
+            detected = self._language_detector.detect(self._recognizer, chunks, audio)
+        wanted = [i for i, chunk in enumerate(chunks) if not chunk["detection_only"]]
         languages = [detected[i] for i in wanted]
-        part["chunks"] = [part["chunks"][i] for i in wanted]
+        part["chunks"] = [chunks[i] for i in wanted]
         if not self._translates:
             part["chunks"] = without_overlap_of_languages(part["chunks"], languages)
         audio = [pcm[c["offset"] : c["offset"] + c["num_samples"]] for c in part["chunks"]]

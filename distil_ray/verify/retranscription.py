@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,15 +138,13 @@ def transcribe_again(row: Row, method: RecheckMethod, decoder: SubprocessDecoder
     Raises:
         NotComparableError: The recording is missing or has changed.
     """
-    default = method.run.languages[0]
-    languages = {_samples(chunk["start_s"]): parse_chunk_language(row, chunk) for chunk in row["chunks"]}
     results, outcomes = [], list[DecodeResult]()
     recording = parse_recording(row)
     with _local(recording, storage) as path:
         wanted = audio_segment_for(recording, method.run.config.input.channels)
         pieces = iter_pcm(decoder.decode(path, display_name(recording), wanted), outcomes.append)
         for chunk, pcm in _cut_again(row, pieces, method.run.chunking):
-            language = languages.get(chunk["start"]) or default
+            language = chunk["language"] or method.run.languages[0]
             results += method.transcribe(_part(chunk | {"language": language}, pcm)).to_pylist()
     ending = {
         "recording": 0,
@@ -181,7 +180,7 @@ def _local(recording: Recording, storage: Storage) -> Iterator[str]:
 
 
 def _cut_again(row: Row, pieces: Iterator[PCM16], chunking: ChunkingPlan) -> Iterator[tuple[Row, PCM16]]:
-    """Yields rows of CHUNK, without a language, with their samples: the chunks of the row, or its sections.
+    """Yields rows of CHUNK with their samples: the chunks of the row, or the passages of its sections in one language.
 
     The row has the windows of its sections, which depend on their texts; the sections are cut as in the run.
 
@@ -189,14 +188,30 @@ def _cut_again(row: Row, pieces: Iterator[PCM16], chunking: ChunkingPlan) -> Ite
         NotComparableError: The audio is shorter than the chunks of the row.
     """
     if chunking.long_form:
-        for section in _cut_sections(pieces, make_chunker(chunking.strategy, chunking.sizes, dict(chunking.settings))):
-            yield _chunk(section.index, section.start, len(section.pcm)), section.pcm
+        chunker = make_chunker(chunking.strategy, chunking.sizes, dict(chunking.settings))
+        for section in _cut_sections(pieces, chunker):
+            for start, end, language in _passages(row, section.start, section.start + len(section.pcm)):
+                pcm = section.pcm[start - section.start : end - section.start]
+                yield _chunk(section.index, start, end - start, language), pcm
         return
     spans = [(_samples(chunk["start_s"]), _samples(chunk["end_s"])) for chunk in row["chunks"]]
     for index, pcm in enumerate(extract_spans(pieces, spans)):
         if not len(pcm):
             raise NotComparableError("the audio is shorter than its transcript")
-        yield _chunk_of_spans(index, spans), pcm
+        yield _chunk_of_spans(index, spans, parse_chunk_language(row, row["chunks"][index])), pcm
+
+
+def _passages(row: Row, start: int, end: int) -> Iterator[tuple[int, int, str | None]]:
+    """Yields (first sample, sample after the last, language) of the passages of a section in one language."""
+    windows = [chunk for chunk in row["chunks"] if start <= _samples(chunk["start_s"]) < end]
+    changes = [
+        (_samples(after["start_s"]), parse_chunk_language(row, after))
+        for before, after in pairwise(windows)
+        if parse_chunk_language(row, before) != parse_chunk_language(row, after)
+    ]
+    first = parse_chunk_language(row, windows[0]) if windows else row["language"]
+    for (begin, language), (following, _) in pairwise([(start, first), *changes, (end, None)]):
+        yield begin, following, language
 
 
 def _cut_sections(pieces: Iterator[PCM16], chunker: Chunker) -> Iterator[Chunk]:
@@ -205,15 +220,15 @@ def _cut_sections(pieces: Iterator[PCM16], chunker: Chunker) -> Iterator[Chunk]:
     yield from chunker.finish()
 
 
-def _chunk_of_spans(index: int, spans: Sequence[Span]) -> Row:
+def _chunk_of_spans(index: int, spans: Sequence[Span], language: str | None) -> Row:
     """Returns a row of CHUNK. Each of two neighbors gets half of their overlap as its stride."""
     start, end = spans[index]
     left = (spans[index - 1][1] - start) // 2 if index else 0
     right = (end - spans[index + 1][0]) // 2 if index + 1 < len(spans) else 0
-    return _chunk(index, start, end - start) | {"stride_left": max(left, 0), "stride_right": max(right, 0)}
+    return _chunk(index, start, end - start, language) | {"stride_left": max(left, 0), "stride_right": max(right, 0)}
 
 
-def _chunk(index: int, start: int, num_samples: int) -> Row:
+def _chunk(index: int, start: int, num_samples: int, language: str | None) -> Row:
     return {
         "recording": 0,
         "index": index,
@@ -222,7 +237,7 @@ def _chunk(index: int, start: int, num_samples: int) -> Row:
         "num_samples": num_samples,
         "stride_left": 0,
         "stride_right": 0,
-        "language": None,
+        "language": language,
         "detects_language": False,
         "detection_only": False,
         "prompt": None,

@@ -131,6 +131,28 @@ def test_each_chunk_is_detected_and_a_weak_one_follows_its_neighbors() -> None:
     assert [one.is_contradicted for one in found] == [False] * 5 + [True] + [False] * 3
 
 
+def test_sections_are_cut_where_the_language_changes() -> None:
+    noise = np.random.default_rng(0).integers(-900, 900, 130 * S) * 3
+    noise[40 * S :] += 1  # `EchoRecognizer` hears English in multiples of three, then German
+    pcm = noise.astype(np.int16)
+    given = _chunk(1, 0, offset=len(pcm), num_samples=90 * S, language="fr", detects_language=False)
+    sections = [_chunk(0, 4, start=7, num_samples=len(pcm)), given]
+    audio = [pcm, pcm[: 90 * S]]
+    detector = LanguageDetector(LANGUAGES, per_chunk=True)
+    passages, languages = detector.detect_passages(EchoRecognizer(), sections, audio)
+    assert _codes(languages) == ["en", "de", "fr"]
+    english, german, french = passages
+    assert (english["start"], english["offset"], english["index"], german["index"]) == (7, 0, 4, 4)
+    assert abs(english["num_samples"] - 40 * S) <= 30 * S
+    assert german["start"] == 7 + english["num_samples"]
+    assert german["offset"] == english["num_samples"]
+    assert english["num_samples"] + german["num_samples"] == len(pcm)
+    assert languages[1].prob == pytest.approx(0.8)
+    assert french == given
+    whole, _ = LanguageDetector(LANGUAGES).detect_passages(EchoRecognizer(), sections, audio)
+    assert whole == sections
+
+
 def test_probabilities_are_restricted_to_languages_and_sum_to_one_again() -> None:
     every = LanguageProbabilities(LANGUAGES, np.array([[0.6, 0.3, 0.1], [1.0, 0.0, 0.0]], np.float32))
     assert restrict_languages(every, LANGUAGES) is every
