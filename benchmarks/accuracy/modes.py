@@ -20,20 +20,28 @@ from distil_ray.errors import SettingsError
 
 _TIMES: Options = {"decoding.timestamps": "segment"}
 _VAD: Options = {"chunking.strategy": "vad"}
+_SEQUENTIAL: Options = {"chunking.strategy": "sequential"}
+_CONDITIONED: Options = {"decoding.condition_on_previous_text": True}
 _OVERLAP: Options = {"chunking.strategy": "overlap"}
+_FULL: Options = {"chunking.window": "full"}
 _BEAMS: Options = {"decoding.num_beams": 5}
 _FALLBACK: Options = {"decoding.temperatures": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 
 OWN_MODES: dict[str, Options] = {
     "quiet": {},
     "quiet-times": _TIMES,
-    "quiet-full": {"chunking.window": "full"},
+    "quiet-full": _FULL,
     "quiet-fallback": _FALLBACK,
     "quiet-beams": _BEAMS,
-    "quiet-full-beams": {"chunking.window": "full"} | _BEAMS,
+    "quiet-beams-times": _BEAMS | _TIMES,
+    "quiet-beams-full": _BEAMS | _FULL,
     "vad": _VAD,
     "vad-times": _VAD | _TIMES,
+    "vad-beams": _BEAMS | _VAD,
     "overlap": _OVERLAP,
+    "sequential": _SEQUENTIAL,
+    "sequential-conditioned": _SEQUENTIAL | _CONDITIONED,
+    "sequential-beams": _BEAMS | _SEQUENTIAL,
 }
 DEFAULTS: Options = {"defaults": True}
 PEER_MODES: dict[str, dict[str, Options]] = {

@@ -237,7 +237,7 @@ def test_a_run_transcribes_with_each_engine_and_a_second_one_only_compares(
     assert "distil_ray quiet: 3 recordings transcribed" in run()
     monkeypatch.setattr(command, "make_process", None)
     assert "openai-whisper command-line: 0 recordings transcribed" in run()
-    assert "faster-whisper sequential: nothing is stored" in run(modes=("quiet", "sequential"), transcribe=False)
+    assert "faster-whisper batched: nothing is stored" in run(modes=("quiet", "batched"), transcribe=False)
 
     texts = [json.loads(line) for line in (tmp_path / "report" / "accuracy-texts.jsonl").read_text().splitlines()]
     assert [(each["id"], each["text"]) for each in texts] == [
@@ -247,7 +247,7 @@ def test_a_run_transcribes_with_each_engine_and_a_second_one_only_compares(
     ]
     report = json.loads((tmp_path / "report" / "accuracy.json").read_text())["models"][str(whisper_tiny_en)]
     assert report["rates"]["distil_ray quiet"]["sets"][ALL]["num_recordings"] == 3
-    assert list(report["left_out"]) == ["faster-whisper sequential"]
+    assert list(report["left_out"]) == ["faster-whisper batched"]
 
 
 @pytest.mark.parametrize("name", OWN_MODES)
