@@ -92,7 +92,8 @@ def generate_windows(
         hypothesis = keep_reading(hypothesis, reading, tokens, frames, options.timestamps != "none")
         if is_aligned:
             written = "en" if options.task == "translate" else language
-            hypothesis = add_words(hypothesis, _alignment(own, window), written, tokens, audio)
+            num_samples = min((end - window.start) * HOP, len(audio))
+            hypothesis = add_words(hypothesis, _alignment(own, window), written, tokens, audio, num_samples)
         until = len(pcm) if end >= num_frames else end * HOP
         found.append(TranscribedWindow(window.start * HOP, until - window.start * HOP, hypothesis))
     return found

@@ -252,14 +252,15 @@ class SectionDecoder:
             if is_silent
             else read_window(decoded.tokens, num_frames, self._tokens.timestamp_begin)
         )
-        kept = self._keep(decoding, task, decoded, hypothesis, reading)
         threshold_s = self._options.hallucination_silence_threshold_s
         if threshold_s is not None:
-            rest = decoding.skip_hallucinations(reading, decoded.tokens, kept, threshold_s)
+            # The rule moves the next window by the times of words, which may lie behind the last timestamp.
+            whole = self._keep(decoding, task, decoded, hypothesis, reading, num_frames)
+            rest = decoding.skip_hallucinations(reading, decoded.tokens, whole, threshold_s)
             if len(rest.segments) < len(reading.segments):
-                kept = self._keep(decoding, task, decoded, hypothesis, rest)
-                kept = replace(kept, quality_flags=(*kept.quality_flags, HALLUCINATION_DROPPED))
+                hypothesis = replace(hypothesis, quality_flags=(*hypothesis.quality_flags, HALLUCINATION_DROPPED))
             reading = rest
+        kept = self._keep(decoding, task, decoded, hypothesis, reading, reading.advance)
         return self.task(task.index, decoding) if decoding.add(reading, kept) else None
 
     def _keep(
@@ -269,15 +270,17 @@ class SectionDecoder:
         decoded: DecodingResult,
         hypothesis: Hypothesis,
         reading: WindowReading,
+        num_frames: int,
     ) -> Hypothesis:
-        """Returns the hypothesis of a window with what is kept of its text, and with its words."""
+        """Returns the hypothesis of a window with what is kept of its text, and its words in the first `num_frames`."""
         has_segments = self._options.timestamps != "none"
         kept = keep_reading(hypothesis, reading, self._tokens, decoding.num_frames, has_segments)
         if self._options.timestamps != "word":
             return kept
         alignment = keep_alignment(decoded.alignment, len(kept.tokens))
         text_language = "en" if self._options.task == "translate" else decoding.language
-        return add_words(kept, alignment, text_language, self._tokens, task.pcm)
+        num_samples = min(num_frames * HOP, len(task.pcm))
+        return add_words(kept, alignment, text_language, self._tokens, task.pcm, num_samples)
 
 
 def keep_reading(

@@ -20,7 +20,12 @@ from distil_ray.whisper.word_boundaries import Interval, TokenGroup, fit_to_paus
 
 
 def add_words(
-    hypothesis: Hypothesis, alignment: TokenAlignment | None, language: str, tokens: Tokens, pcm: PCM16
+    hypothesis: Hypothesis,
+    alignment: TokenAlignment | None,
+    language: str,
+    tokens: Tokens,
+    pcm: PCM16,
+    num_samples: int | None = None,
 ) -> Hypothesis:
     """Returns the hypothesis with its words, and a flag if they are anomalous.
 
@@ -33,6 +38,7 @@ def add_words(
         language: That the text is written in.
         tokens: Of the checkpoint.
         pcm: The chunk, int16, shape (num_samples,).
+        num_samples: Words lie in the first samples of the chunk, so many of them. None: in all of it.
 
     Returns:
         The hypothesis; it has no words if its text was emptied (silence).
@@ -42,7 +48,7 @@ def add_words(
     if not hypothesis.tokens:
         return replace(hypothesis, words=(), alignment=TokenAlignment((), ()))
     groups = split_words(hypothesis.tokens, language, tokens)
-    intervals = _word_intervals(groups, alignment, pcm)
+    intervals = _word_intervals(groups, alignment, pcm, len(pcm) if num_samples is None else num_samples)
     words = tuple(_word(group, interval, alignment) for group, interval in zip(groups, intervals, strict=True))
     return replace(
         hypothesis,
@@ -97,8 +103,10 @@ def _timestamp_runs(ids: Sequence[int], tokens: Tokens) -> list[int]:
     return list(accumulate(token >= tokens.timestamp_begin for token in ids))
 
 
-def _word_intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM16) -> list[Interval]:
-    """Returns the samples of each word.
+def _word_intervals(
+    groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm: PCM16, num_samples: int
+) -> list[Interval]:
+    """Returns the samples of each word, in the first `num_samples` of the chunk.
 
     Punctuation that is not attached to a word gets the shortest interval, behind the word before it.
     """
@@ -109,7 +117,7 @@ def _word_intervals(groups: Sequence[TokenGroup], alignment: TokenAlignment, pcm
     for index in range(len(groups)):
         end = found[-1][1] if found else 0
         found.append(fitted.get(index, (end, end)))
-    return separate_words(found, 0, len(pcm))
+    return separate_words(found, 0, num_samples)
 
 
 def _aligned_interval(group: TokenGroup, alignment: TokenAlignment, num_samples: int) -> Interval:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
+from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.sequential import (
     SectionDecoder,
     SectionDecoding,
@@ -16,7 +17,7 @@ from distil_ray.recognition.native.sequential import (
     keep_reading,
     read_window,
 )
-from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment, Word
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import Tokens
 
 BEGIN = 100  # the first timestamp token of these texts; 10, 11 … are words
@@ -137,6 +138,26 @@ def test_a_hallucination_between_silences_is_dropped_and_the_next_window_begins_
         assert (len(rest.segments), rest.advance) == expected
         decoding.add(rest, hypothesis)
     assert decoding.start == 38 * SAMPLE_RATE
+
+
+def test_words_lie_before_the_next_window(whisper_tiny_en: Path) -> None:
+    """The last words were aligned behind the timestamp at which the next window begins."""
+    tokens = Tokens.load(whisper_tiny_en)
+    decoder = SectionDecoder(tokens, RecognizerOptions(long_form=True, timestamps="word", no_speech_threshold=None))
+    pcm = np.random.default_rng(3).normal(0, 2000, 50 * SAMPLE_RATE).astype(np.int16)
+    decoding = SectionDecoding(pcm, "en", None, tokens, False)
+    begin = tokens.timestamp_begin
+    words = tokens.tokenizer.encode(" one two three four", add_special_tokens=False).ids
+    ids = (begin, *words[:1], begin + 100, begin + 100, *words[1:3], begin + 200, begin + 200, words[3])
+    alignment = TokenAlignment((0, 60, 100, 100, 203, 230, 230, 230, 300), (0.9,) * len(ids))
+    decoder.next_task(
+        decoding, decoder.task(0, decoding), DecodingResult(ids, -1.0, 0.0, True, alignment=alignment), _hypothesis()
+    )
+    (window,) = decoding.windows
+    assert window.num_samples == 4 * SAMPLE_RATE
+    times = [(word.text, word.start_s, word.end_s) for word in window.hypothesis.words or ()]
+    assert times == [("one", 0.0, 1.2), (" two", 2.0, 3.98), (" three", 3.98, 4.0)]
+    assert window.hypothesis.segments == (Segment(0.0, 1.2, "one"), Segment(2.0, 4.0, "two three"))
 
 
 def test_only_the_first_window_of_a_section_has_the_prefix(whisper_tiny_en: Path) -> None:
