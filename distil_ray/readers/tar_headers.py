@@ -1,4 +1,4 @@
-"""Reads a tar archive header by header, and tells good members from damage.
+"""Reads a tar archive header by header, and distinguishes good members from damaged ones.
 
 The standard library takes a damaged header in the middle of an archive for its end, without an error. Here damage is
 reported, and reading goes on at the next valid header. POSIX and GNU formats are read, with long names of both kinds.

@@ -1,8 +1,8 @@
 """Quality flags of a chunk, and the detection of hallucinations.
 
-A flag never changes a text. It tells where to look, and filters downstream decide. Each flag is a pure function of the
-chunk's tokens, text, scores and length. The flags are meant to be rare on clean speech (none occurred on the clean sets
-of docs/recognition.md): they miss more hallucinations than they find.
+A flag never changes a text. It marks text that should be checked, and filters downstream decide. Each flag is a pure
+function of the chunk's tokens, text, scores and length. The flags are meant to be rare on clean speech (none occurred
+on the clean sets of docs/recognition.md): they miss more hallucinations than they find.
 """
 
 import unicodedata

@@ -1,11 +1,10 @@
-"""Sequential decoding of a section: where each window begins, what is kept of its text, and what the next one is told.
+"""Sequential decoding of a section: begin of each window, part of its text that is kept, previous text of the next one.
 
 The method is openai's (openai/whisper, transcribe.py), which transformers' long-form `generate` shares. Windows of 30 s
 follow each other. A text that closes a segment and opens another one is kept up to that time, and the next window
 begins there: whatever the model said about the unfinished segment is dropped. Any other text is kept, and the next
 window begins where this one ends. With conditioning, the text so far, timestamps included, is the previous text of the
-next window; a text that was sampled above `MAX_CONDITION_TEMPERATURE` is not trusted, and the text before it is
-forgotten as well.
+next window. After a text that was sampled above `MAX_CONDITION_TEMPERATURE` the previous text is empty again.
 
 The module knows tokens and numbers; no model and no loop.
 """
@@ -105,10 +104,10 @@ class SectionDecoding:
         Args:
             pcm: int16, shape (num_samples,), 16 kHz.
             language: Code of the language.
-            prompt: Its hotwords are told to each window. Its text stands before the text of the section, of which the
-                last tokens count; without conditioning, each window is told the text too.
+            prompt: Its hotwords are in the prompt of each window. Its text stands before the text of the section, of
+                which the last tokens count; without conditioning it is in the prompt of each window.
             tokens: Of the checkpoint.
-            is_conditioned: The text of a window is told to the next one.
+            is_conditioned: The text so far is the previous text of the next window.
         """
         self.language = language
         self.audio: LongAudio | None = LongAudio(pcm)  # until the section is complete
@@ -190,7 +189,7 @@ class SectionDecoding:
         for segment in reading.segments:
             is_open = len(segment.tokens) > 2 and segment.tokens[-2] >= self._tokens.timestamp_begin
             self._previous += segment.tokens[:-1] if is_open else segment.tokens
-        del self._previous[: -self._tokens.max_positions]  # more are never told
+        del self._previous[: -self._tokens.max_positions]  # more never fit into a prompt
 
 
 class SectionDecoder:
