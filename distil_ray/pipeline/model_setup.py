@@ -269,6 +269,9 @@ def _chunking_requirements(config: Config) -> list[tuple[str, Any, IsCapable, st
     chunker = load_chunker(chunking.strategy)
     if chunker.long_form:
         found.append(("chunking.strategy", chunking.strategy, lambda each: each.long_form, "quiet"))
+        if (num_beams := config.decoding.num_beams) > 1:
+            setting = f"chunking.strategy={chunking.strategy} with decoding.num_beams"
+            found.append((setting, num_beams, lambda each: each.long_form_beam_search, "1"))
     if chunker.overlaps:
         found.append(("chunking.strategy", chunking.strategy, lambda each: each.returns_tokens, "quiet"))
     length_s = chunker.default_length_s if isinstance(chunking.length_s, str) else chunking.length_s

@@ -42,6 +42,7 @@ class RecognizerCapabilities:
         returns_tokens: `Hypothesis.tokens` are Whisper's tokens, by which overlapping chunks can be merged.
         temperature_fallback: It supports more than one of ``decoding.temperatures``.
         beam_search: It follows ``decoding.num_beams`` and ``decoding.length_penalty``.
+        long_form_beam_search: It does so with ``chunking.strategy=sequential`` too.
         best_of: It follows ``decoding.best_of``.
         speculative: It accepts ``model.assistant`` (as a third argument of its class).
         gated_windows: It supports ``chunking.window=gated``.
@@ -70,6 +71,7 @@ class RecognizerCapabilities:
     returns_tokens: bool = False
     temperature_fallback: bool = False
     beam_search: bool = False
+    long_form_beam_search: bool = False
     best_of: bool = False
     speculative: bool = False
     gated_windows: bool = False
@@ -117,6 +119,7 @@ NATIVE = RecognizerSpec(
         prompts=True,
         temperature_fallback=True,
         beam_search=True,
+        long_form_beam_search=True,
         best_of=True,
         speculative=True,
         gated_windows=True,

@@ -61,6 +61,11 @@ class TransformersRecognizer:
                 f"decoding.temperatures={list(options.temperatures)} is not supported by model.recognizer=transformers;"
                 " set [0.0]"
             )
+        if options.long_form and options.num_beams > 1:
+            raise ValueError(
+                f"decoding.num_beams={options.num_beams} is not supported by model.recognizer=transformers with"
+                " chunking.strategy=sequential; set 1"
+            )
         if options.dtype == "int8":
             raise ValueError("model.dtype=int8 is not supported by model.recognizer=transformers")
         attention, attention_reason = _attention_for_generate(options)

@@ -82,6 +82,13 @@ def test_settings_that_contradict_the_strategy_are_refused(settings: list[str], 
         check_capabilities(load_config(None, settings))
 
 
+def test_beams_of_the_sequential_strategy_need_a_recognizer_that_has_them() -> None:
+    settings = ["chunking.strategy=sequential", "decoding.num_beams=5"]
+    check_capabilities(load_config(None, settings))
+    with pytest.raises(SettingsError, match=r"sequential with decoding\.num_beams=5 is not supported"):
+        check_capabilities(load_config(None, [*settings, "model.recognizer=transformers"]))
+
+
 @pytest.mark.parametrize("setting", ["model.assistant", "assistant.uri"])
 def test_an_assistant_is_refused_for_beams_before_it_is_looked_for(setting: str) -> None:
     words = ["decoding.num_beams=5", f"{setting}=nowhere"]

@@ -3,9 +3,12 @@
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import slot_loop
@@ -68,6 +71,27 @@ def test_a_multilingual_checkpoint_equals_generate(whisper_base: Path) -> None:
     native, reference = NativeRecognizer(whisper_base, options), TransformersRecognizer(whisper_base, options)
     speech, languages = [load_samples("mandarin"), load_samples("spanish")], ["zh", "es"]
     assert_same(native.transcribe(speech, languages), reference.transcribe(speech, languages))
+
+
+@pytest.mark.slow
+def test_windows_of_a_section_equal_the_long_form_of_generate(whisper_tiny_en: Path) -> None:
+    pcm = load_samples("sonnet-1")
+    options = replace(BEAMS, num_beams=2, timestamps="segment", long_form=True, no_speech_threshold=None)
+    (windows,) = NativeRecognizer(whisper_tiny_en, options).transcribe_sections([pcm], ["en"])
+    model: Any = WhisperForConditionalGeneration.from_pretrained(whisper_tiny_en, dtype=torch.float32)
+    features = WhisperFeatureExtractor.from_pretrained(whisper_tiny_en)(
+        pcm.astype(np.float32) / 32768,
+        sampling_rate=16_000,
+        truncation=False,
+        padding="longest",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    with torch.inference_mode():
+        generated = model.generate(**features, num_beams=2, return_timestamps=True, return_segments=True)
+    assert len(windows) > 2
+    theirs = [int(token) for segment in generated["segments"][0] for token in segment["tokens"]]
+    assert [token for window in windows for token in window.hypothesis.tokens] == theirs
 
 
 def test_a_limit_of_tokens_equals_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
