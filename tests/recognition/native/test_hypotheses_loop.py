@@ -44,6 +44,7 @@ def assert_same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
 
 
 def test_tokens_equal_generate_whatever_else_is_in_the_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    clips = [*clips[:2], clips[3]]
     reference = english(TransformersRecognizer(whisper_tiny_en, BEAMS), clips)
     greedy = english(NativeRecognizer(whisper_tiny_en, replace(BEAMS, num_beams=1)), clips)
     assert [each.tokens for each in greedy] != [each.tokens for each in reference]
@@ -94,6 +95,7 @@ def test_windows_of_a_section_equal_the_long_form_of_generate(whisper_tiny_en: P
     assert [token for window in windows for token in window.hypothesis.tokens] == theirs
 
 
+@pytest.mark.slow
 def test_a_limit_of_tokens_equals_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
     options = replace(BEAMS, max_new_tokens=6, num_beams=2)
     native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
@@ -125,6 +127,7 @@ def test_with_few_polls_no_text_changes(
     assert [each.tokens for each in english(ahead, clips)] == [each.tokens for each in gated]
 
 
+@pytest.mark.slow
 def test_prompts_of_different_lengths_share_a_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
     prompts = [Prompt("Spades, hearts, clubs and diamonds."), None, Prompt("A novel by Jane Austen. " * 4)]
     chunks, options = clips[1:], replace(BEAMS, num_beams=2, window="gated")
