@@ -196,8 +196,8 @@ class DecodingConfig(Section):
             "hallucination_phrase",
         ),
         description="Quality flags that make the status of a recording doubtful instead of ok, if chunks with these"
-        " flags have at least a tenth of the audio with text. []: no recording is doubtful. Rows of earlier runs keep"
-        " their status.",
+        " flags have at least a tenth of the audio with text, or of the text. []: no recording is doubtful. Rows of"
+        " earlier runs keep their status.",
     )
     temperatures: tuple[float, ...] = Field(
         (0.0,),

@@ -171,4 +171,7 @@ def _require_assistant(config: Config, model: ModelInfo) -> None:
     except WeightsError as error:
         raise SettingsError(str(error).replace("model.name=", "model.assistant=")) from error
     if reason := assistant_mismatch(model.require_config_dir("model.assistant"), assistant.config_dir):
-        raise SettingsError(f"model.assistant={name} cannot draft for {config.model.name}: {reason}. Or set it to null")
+        raise SettingsError(
+            f"model.assistant={name} cannot draft for {config.model.name}: {reason}. Set model.assistant to"
+            " another checkpoint, or to null"
+        )

@@ -195,7 +195,9 @@ def _status(
     if not text:
         return Status.EMPTY, None, None
     with_text = (
-        (chunk["num_samples"], hypothesis["quality_flags"]) for chunk, hypothesis in chunks if hypothesis["text"]
+        (chunk["num_samples"], hypothesis["text"], hypothesis["quality_flags"])
+        for chunk, hypothesis in chunks
+        if hypothesis["text"]
     )
     return (Status.DOUBTFUL if is_doubtful(with_text, doubtful_flags) else Status.OK), None, None
 

@@ -40,8 +40,8 @@ UNRELIABLE_TEXT_FLAGS = (
     MIXED_LANGUAGES,
 )
 
-# Share of the audio with text that flagged chunks must have for the recording to be doubtful. One flagged chunk makes
-# a recording of up to ten chunks doubtful, but not one of an hour, whose other chunks are sound.
+# Share of the audio with text, or of the text, that flagged chunks must have for the recording to be doubtful. One
+# flagged chunk makes a recording of up to ten chunks doubtful, but not one of an hour, whose other chunks are sound.
 MIN_DOUBTFUL_SHARE = 0.1
 
 MAX_UNTRANSCRIBED_S = 1.0  # seconds of speech after the end of a text; with more, the chunk is flagged
@@ -140,18 +140,23 @@ def text_flags(
     return tuple(flag for flag, applies in found if applies)
 
 
-def is_doubtful(chunks: Iterable[tuple[float, Collection[str]]], doubtful_flags: Collection[str]) -> bool:
+def is_doubtful(chunks: Iterable[tuple[float, str, Collection[str]]], doubtful_flags: Collection[str]) -> bool:
     """Returns True if a recording's text may not be what was spoken.
 
+    Flagged chunks count by their audio and by their text: half a second at the end of a recording can have a repetition
+    loop that is longer than all of the text before.
+
     Args:
-        chunks: Length and flags of each chunk that has text. Any unit of length.
+        chunks: Length, text and flags of each chunk that has text. Any unit of length.
         doubtful_flags: Setting ``decoding.doubtful_flags``.
     """
-    total = flagged = 0.0
-    for length, flags in chunks:
-        total += length
-        flagged += length * any(flag in doubtful_flags for flag in flags)
-    return flagged > 0 and flagged >= MIN_DOUBTFUL_SHARE * total
+    every, flagged = list[tuple[float, int]](), list[tuple[float, int]]()
+    for length, text, flags in chunks:
+        every.append((length, len(text)))
+        if any(flag in doubtful_flags for flag in flags):
+            flagged.append(every[-1])
+    shares = zip(zip(*flagged, strict=True), zip(*every, strict=True), strict=False)
+    return any(sum(some) >= MIN_DOUBTFUL_SHARE * sum(total) for some, total in shares)
 
 
 def has_repetition_loop(tokens: Sequence[int]) -> bool:

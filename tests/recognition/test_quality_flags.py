@@ -133,16 +133,17 @@ def test_punctuation_alone_is_no_word() -> None:
 @pytest.mark.parametrize(
     ("chunks", "expected"),
     [
-        ([(30.0, ())], False),
-        ([(12.0, ("low_logprob", "high_char_rate"))], True),
-        ([(12.0, ("untranscribed_speech",))], False),
-        ([(30.0, ())] * 9 + [(30.0, ("repetition_loop",))], True),
-        ([(30.0, ())] * 10 + [(30.0, ("repetition_loop",))], False),
+        ([(30.0, "text", ())], False),
+        ([(12.0, "text", ("low_logprob", "high_char_rate"))], True),
+        ([(12.0, "text", ("untranscribed_speech",))], False),
+        ([(30.0, "text", ())] * 9 + [(30.0, "text", ("repetition_loop",))], True),
+        ([(30.0, "text", ())] * 10 + [(30.0, "text", ("repetition_loop",))], False),
+        ([(30.0, "text", ())] * 10 + [(0.3, "text" * 2, ("repetition_loop",))], True),
         ([], False),
     ],
 )
-def test_a_recording_is_doubtful_if_flagged_chunks_have_a_tenth_of_its_audio(
-    chunks: list[tuple[float, tuple[str, ...]]], expected: bool
+def test_a_recording_is_doubtful_if_flagged_chunks_have_a_tenth_of_its_audio_or_of_its_text(
+    chunks: list[tuple[float, str, tuple[str, ...]]], expected: bool
 ) -> None:
     assert quality_flags.is_doubtful(chunks, DecodingConfig().doubtful_flags) == expected
 
