@@ -149,7 +149,7 @@ def transcribe_again(row: Row, method: RecheckMethod, decoder: SubprocessDecoder
     ending = {
         "recording": 0,
         "num_samples": outcomes[0].num_samples,
-        "num_chunks": len(results),
+        "num_chunks": len({chunk["index"] for result in results for chunk in result["chunks"]}),
         "error_kind": row["error_kind"],
         "error": row["error"],
         "quality_flags": [],
