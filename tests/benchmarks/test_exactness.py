@@ -105,7 +105,9 @@ def test_beams_are_compared_and_another_text_is_a_fault(
 
 
 def test_an_unknown_check_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"checks=speed: must be among tokens, beams, languages, overlap, bfloat16"):
+    with pytest.raises(
+        SettingsError, match=r"checks=speed: must be among tokens, beams, languages, overlap, sequential"
+    ):
         compare_with_generate(parse_options(ExactnessSettings, ["checks=tokens,speed"]), Console(file=io.StringIO()))
 
 
