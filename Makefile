@@ -4,9 +4,9 @@ PYTHON ?= python3
 PY := .venv/bin/python
 INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
-# The number of processes is set in tests/conftest.py; the tests of a file run in one, because they share costly fixtures.
+# One process per core, at most four; the tests of a file run in one process, because they share costly fixtures.
 # In alphabetical order: the default begins with the files of most tests and leaves the slowest tests to the end.
-PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
+PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
 .PHONY: help demo bench test test-all test-random test-isolated fuzz faults lint types docs clean

@@ -15,11 +15,6 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every process
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Returns the number of test processes: one more than CPUs, as tests also wait for Ray to start, at most four."""
-    return min(4, 1 + (os.cpu_count() or 1))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Says that slow tests were left out."""
     if config.option.markexpr == "not slow":

@@ -5,6 +5,7 @@ into memory and read when they are needed, except those of files from before tor
 """
 
 import json
+import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,8 @@ def load_torch_file(path: Path) -> Any:
         return content
     except Exception as error:  # a damaged pickle raises anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if isinstance(error, pickle.UnpicklingError):  # torch recommends to load it without the check
+            reason = "its pickle was refused"
         raise WeightsError(
             f"{path.name}: cannot be loaded ({reason[:300]}). It is damaged, or it holds more than tensors and plain"
             " containers; nothing of it was executed"
