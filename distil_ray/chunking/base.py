@@ -6,7 +6,7 @@ kHz, and all arithmetic is exact: the chunks do not depend on the pieces in whic
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, cast
 
@@ -164,6 +164,13 @@ def check_length(strategy: str, length_s: str | float) -> None:
 def make_chunker(strategy: str, sizes: ChunkSizes, settings: Mapping[str, Any] | None = None) -> Chunker:
     """Returns a new chunker for one recording; see `load_chunker` and `Chunker.create`."""
     return load_chunker(strategy).create(sizes, settings or {})
+
+
+def iter_chunks(chunker: Chunker, pieces: Iterable[PCM16]) -> Iterator[Chunk]:
+    """Yields all chunks of a recording whose samples come in `pieces`."""
+    for pcm in pieces:
+        yield from chunker.push(pcm)
+    yield from chunker.finish()
 
 
 class SampleQueue:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distil_ray.audio.pcm import loudest_stretch
-from distil_ray.chunking.base import ChunkSizes, make_chunker
+from distil_ray.chunking.base import ChunkSizes, iter_chunks, make_chunker
 from distil_ray.recognition.base import PCM16, LanguageProbabilities, Recognizer
 from distil_ray.types import SAMPLE_RATE
 
@@ -222,7 +222,7 @@ def without_overlap_of_languages(
 def _cut_stretches(pcm: PCM16) -> list[tuple[int, PCM16]]:
     """Cuts a section at quiet points into stretches that cover it; returns the first sample and the audio of each."""
     chunker = make_chunker("quiet", ChunkSizes(WINDOW_SAMPLES, search=WINDOW_SAMPLES // 3))
-    return [(chunk.start, chunk.pcm) for chunk in (*chunker.push(pcm), *chunker.finish())]
+    return [(chunk.start, chunk.pcm) for chunk in iter_chunks(chunker, [pcm])]
 
 
 def _stretch_row(section: dict[str, Any], start: int, num_samples: int) -> dict[str, Any]:

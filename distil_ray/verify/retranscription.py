@@ -18,7 +18,7 @@ import pyarrow as pa
 from distil_ray.audio.pcm import PCM16, DecodeResult
 from distil_ray.audio.segments import Span, extract_spans, iter_pcm
 from distil_ray.audio.subprocess_decoder import SubprocessDecoder
-from distil_ray.chunking.base import Chunk, Chunker, make_chunker
+from distil_ray.chunking.base import iter_chunks, make_chunker
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
@@ -189,7 +189,7 @@ def _cut_again(row: Row, pieces: Iterator[PCM16], chunking: ChunkingPlan) -> Ite
     """
     if chunking.long_form:
         chunker = make_chunker(chunking.strategy, chunking.sizes, dict(chunking.settings))
-        for section in _cut_sections(pieces, chunker):
+        for section in iter_chunks(chunker, pieces):
             for start, end, language in _passages(row, section.start, section.start + len(section.pcm)):
                 pcm = section.pcm[start - section.start : end - section.start]
                 yield _chunk(section.index, start, end - start, language), pcm
@@ -212,12 +212,6 @@ def _passages(row: Row, start: int, end: int) -> Iterator[tuple[int, int, str | 
     first = parse_chunk_language(row, windows[0]) if windows else row["language"]
     for (begin, language), (following, _) in pairwise([(start, first), *changes, (end, None)]):
         yield begin, following, language
-
-
-def _cut_sections(pieces: Iterator[PCM16], chunker: Chunker) -> Iterator[Chunk]:
-    for pcm in pieces:
-        yield from chunker.push(pcm)
-    yield from chunker.finish()
 
 
 def _chunk_of_spans(index: int, spans: Sequence[Span], language: str | None) -> Row:

@@ -20,7 +20,7 @@ from distil_ray.recognition.native.decoding_task import DecodingResult, Decoding
 from distil_ray.recognition.native.device import copy_async, device_time
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import RuleState, SamplingState
-from distil_ray.recognition.native.prompt_batches import PromptBatch, prompt_end, stack_prompts
+from distil_ray.recognition.native.prompt_batches import PromptBatch, prompt_end
 from distil_ray.recognition.native.scheduler import StepShape, TaskGroup
 from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
 from distil_ray.recognition.native.speculative import Drafter, Speculation, SpeculationTrial, count_accepted
@@ -105,26 +105,16 @@ class DecodingLoop(SlotLoop):
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:
         """Encodes the chunks of `groups` into free slots and chooses their first tokens."""
         tasks = [task for group in groups for task in group.tasks]
-        slot_numbers, device = free[: len(tasks)], self._decoder.device
-        # All data of the host is sent before the encoder starts, so that no copy waits for it.
-        slots, prompts = copy_async(slot_numbers, device), stack_prompts(tasks, device)
-        prompt_ends = copy_async([prompt_end(task.prompt, PROMPT_TAIL) for task in tasks], device)
-        temperatures = copy_async([task.temperature for task in tasks], device)
-        numbers = copy_async([[task.seed, task.max_tokens, len(task.prompt)] for task in tasks], device)
-        seeds, limits, prompt_lengths = numbers.unbind(dim=1)
-        sampling = SamplingState(temperatures, seeds, torch.zeros_like(slots))
-        num_begun = [task.num_begun for task in tasks]
-        started = self._rules.start([task.prompt for task in tasks], num_begun)
-        has_begun = copy_async(num_begun, device) > 0 if any(num_begun) else None
-        logits = self._prefill(groups, slot_numbers, slots, prompts)
-        no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
+        prompt_ends = copy_async([prompt_end(task.prompt, PROMPT_TAIL) for task in tasks], self._decoder.device)
+        slots, rows = self._encode_rows(groups, free)
+        sampling = SamplingState(rows.temperatures, rows.seeds, torch.zeros_like(slots))
         chosen, logprobs = self._rules.choose_first(
-            logits[:, 1], started, sampling if has_sampled(tasks) else None, has_begun
+            rows.logits, rows.rules, sampling if has_sampled(tasks) else None, rows.has_begun
         )
-        self._rules.start_rows(self._state.rules, slots, started, chosen)
-        self._state.start_rows(slots, prompt_lengths, prompt_ends, no_speech, limits, sampling)
+        self._rules.start_rows(self._state.rules, slots, rows.rules, chosen)
+        self._state.start_rows(slots, rows.prompt_lengths, prompt_ends, rows.no_speech, rows.limits, sampling)
         self._state.append(slots, chosen[:, None], logprobs[:, None])
-        self._slots.assign(slot_numbers, tasks)
+        self._slots.assign(free[: len(tasks)], tasks)
 
     def _compact_slots(self) -> None:
         """Moves the last rows into the free slots before them."""

@@ -8,7 +8,6 @@ once (branch_table.py). Nothing waits for the device between polls. Steps are no
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,37 +16,10 @@ from distil_ray.recognition.native.beam_search import BeamState, best_continuati
 from distil_ray.recognition.native.best_of import SampleState
 from distil_ray.recognition.native.branch_table import BranchTable
 from distil_ray.recognition.native.decoding_task import DecodingTask
-from distil_ray.recognition.native.device import copy_async
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import RuleState
-from distil_ray.recognition.native.prompt_batches import stack_prompts
 from distil_ray.recognition.native.scheduler import TaskGroup
-from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
-
-
-@dataclass(frozen=True, slots=True)
-class AdmittedRows:
-    """Chunks just encoded whose first tokens are to be chosen, on the device: tensors of shape (rows,).
-
-    Attributes:
-        logits: float32, shape (rows, vocabulary), before any rule.
-        rules: State of the rules after the prompts.
-        has_begun: bool, rows whose prompts contain the beginning of their texts; None: no row.
-        no_speech: Probability of the no-speech token.
-        prompt_lengths: int64.
-        limits: Largest number of tokens, int64.
-        seeds: Of the sampling noise, int64.
-        temperatures: float32.
-    """
-
-    logits: Tensor
-    rules: RuleState
-    has_begun: Tensor | None
-    no_speech: Tensor
-    prompt_lengths: Tensor
-    limits: Tensor
-    seeds: Tensor
-    temperatures: Tensor
+from distil_ray.recognition.native.slot_loop import AdmittedRows, LoopParts, SlotLoop
 
 
 class HypothesesLoop(SlotLoop):
@@ -91,23 +63,13 @@ class HypothesesLoop(SlotLoop):
 
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:
         tasks = [task for group in groups for task in group.tasks]
-        slot_numbers, device = free[: len(tasks)], self._decoder.device
-        # All data of the host is sent before the encoder starts, so that no copy waits for it.
-        slots, prompts = copy_async(slot_numbers, device), stack_prompts(tasks, device)
-        numbers = copy_async([[len(task.prompt), task.max_tokens, task.seed] for task in tasks], device)
-        lengths, limits, seeds = numbers.unbind(dim=1)
-        temperatures = copy_async([task.temperature for task in tasks], device)
-        num_begun = [task.num_begun for task in tasks]
-        started = self._rules.start([task.prompt for task in tasks], num_begun)
-        has_begun = copy_async(num_begun, device) > 0 if any(num_begun) else None
-        logits = self._prefill(groups, slot_numbers, slots, prompts)
-        no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
+        slots, admitted = self._encode_rows(groups, free)
         self._num_entries = max(self._num_entries, max(len(task.prompt) for task in tasks) + self._num_texts)
-        admitted = AdmittedRows(logits[:, 1], started, has_begun, no_speech, lengths, limits, seeds, temperatures)
         tokens = self._choose_first(slots, admitted)
         repeated = self._row_numbers[: len(tasks), None].expand(tokens.shape).flatten()
-        self._rules.start_rows(self._rows.rules, self._texts_of(slots), started.select(repeated), tokens.flatten())
-        self._slots.assign(slot_numbers, tasks)
+        started = admitted.rules.select(repeated)
+        self._rules.start_rows(self._rows.rules, self._texts_of(slots), started, tokens.flatten())
+        self._slots.assign(free[: len(tasks)], tasks)
 
     def _compact_slots(self) -> None:
         encoder_positions = self._slots.extent().encoder_positions

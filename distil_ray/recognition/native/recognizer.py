@@ -425,11 +425,12 @@ class NativeRecognizer:
             return DecodingLoop(parts, cache, _raise_recording_error, recorder)
 
         prompt = tokens.prompt(tokens.language_codes[0])
-        checked = check_methods(self._decoder, self._recorder, make_loop, check_tasks(prompt, self._window_frames))
-        self._recorder = checked.recorder
-        if self._speculation is not None and self._speculation.assistant is not None and checked.attention is None:
-            self._speculation.assistant.decoder.single_query_attention = None
-        return checked.warnings
+        tasks = check_tasks(prompt, self._window_frames)
+        self._recorder, warnings = check_methods(self._decoder, self._recorder, make_loop, tasks)
+        assistant = None if self._speculation is None else self._speculation.assistant
+        if assistant is not None and not self._decoder.reads_by_length:
+            assistant.decoder.single_query_attention = None
+        return warnings
 
 
 def _run(

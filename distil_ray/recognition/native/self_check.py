@@ -18,7 +18,6 @@ import numpy as np
 import torch
 
 from distil_ray.recognition.base import PCM16
-from distil_ray.recognition.native.attention import SingleQueryAttention
 from distil_ray.recognition.native.cuda_graphs import Recorder
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_loop import DecodingLoop
@@ -57,27 +56,12 @@ BOUNDS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedMethods:
-    """The methods that may be used.
-
-    Attributes:
-        attention: The kernel; None if there is none or if it was switched off.
-        recorder: The recorder of steps; None likewise.
-        warnings: The result for each method that was checked.
-    """
-
-    attention: SingleQueryAttention | None
-    recorder: Recorder | None
-    warnings: tuple[str, ...]
-
-
 def check_methods(
     decoder: Decoder,
     recorder: Recorder | None,
     make_loop: Callable[[Recorder | None], DecodingLoop],
     tasks: Sequence[DecodingTask],
-) -> CheckedMethods:
+) -> tuple[Recorder | None, tuple[str, ...]]:
     """Decodes `tasks` by plain steps, with the kernel of `decoder`, and with recorded steps.
 
     The kernel of `decoder` is switched off where it fails. Nothing is decoded if there is neither a kernel nor a
@@ -90,12 +74,15 @@ def check_methods(
             all tokens of a text.
         tasks: Of `check_tasks`.
 
+    Returns:
+        The recorder, or None if there is none or if it failed, and a message with the result for each method.
+
     Raises:
         RuntimeError: Plain steps fail: the model cannot run here.
     """
     kernel = decoder.single_query_attention
     if kernel is None and recorder is None:
-        return CheckedMethods(None, None, ())
+        return None, ()
     bounds = BOUNDS[decoder.dtype]
     warnings = []
     decoder.single_query_attention = None
@@ -109,7 +96,7 @@ def check_methods(
         problem = _find_problem(lambda: _decode(make_loop(recorder), tasks), expected, bounds)
         warnings.append(_describe("CUDA graphs", "recorded steps", "steps that are not recorded", problem))
         recorder = None if problem else recorder
-    return CheckedMethods(decoder.single_query_attention, recorder, tuple(warnings))
+    return recorder, tuple(warnings)
 
 
 def check_signal() -> tuple[PCM16, PCM16]:

@@ -28,9 +28,10 @@ from torch import Tensor
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_task import AlignmentLevel, DecodingResult, DecodingStats, DecodingTask
+from distil_ray.recognition.native.device import copy_async
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.kv_cache import KVCache
-from distil_ray.recognition.native.logits_rules import LogitsRules
+from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState
 from distil_ray.recognition.native.prompt_batches import PromptBatch, stack_prompts
 from distil_ray.recognition.native.scheduler import (
     SlotTable,
@@ -71,6 +72,31 @@ class LoopParts:
     stats: DecodingStats
     aligner: Aligner
     alignment_for: Callable[[DecodingTask, DecodingResult], AlignmentLevel]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedRows:
+    """Chunks just encoded whose first tokens are to be chosen, on the device: tensors of shape (rows,).
+
+    Attributes:
+        logits: float32, shape (rows, vocabulary), before any rule.
+        rules: State of the rules after the prompts.
+        has_begun: bool, rows whose prompts contain the beginning of their texts; None: no row.
+        no_speech: Probability of the no-speech token.
+        prompt_lengths: int64.
+        limits: Largest number of tokens, int64.
+        seeds: Of the sampling noise, int64.
+        temperatures: float32.
+    """
+
+    logits: Tensor
+    rules: RuleState
+    has_begun: Tensor | None
+    no_speech: Tensor
+    prompt_lengths: Tensor
+    limits: Tensor
+    seeds: Tensor
+    temperatures: Tensor
 
 
 class RowState(Protocol):
@@ -186,6 +212,25 @@ class SlotLoop(ABC):
 
     def _group(self, tasks: Sequence[DecodingTask]) -> deque[TaskGroup]:
         return group_tasks(tasks, self._policy.encode_positions, max(1, self._slots.number // REFILL_DIVISOR))
+
+    def _encode_rows(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> tuple[Tensor, AdmittedRows]:
+        """Encodes the chunks of `groups` into the first of the free slots and runs their prompts.
+
+        All data of the host is sent before the encoder starts, so that no copy waits for it. Returns the slots on the
+        device, int64, shape (rows,), and the rows.
+        """
+        tasks = [task for group in groups for task in group.tasks]
+        slot_numbers, device = free[: len(tasks)], self._decoder.device
+        slots, prompts = copy_async(slot_numbers, device), stack_prompts(tasks, device)
+        temperatures = copy_async([task.temperature for task in tasks], device)
+        numbers = copy_async([[len(task.prompt), task.max_tokens, task.seed] for task in tasks], device)
+        lengths, limits, seeds = numbers.unbind(dim=1)
+        num_begun = [task.num_begun for task in tasks]
+        started = self._rules.start([task.prompt for task in tasks], num_begun)
+        has_begun = copy_async(num_begun, device) > 0 if any(num_begun) else None
+        logits = self._prefill(groups, slot_numbers, slots, prompts)
+        no_speech = logits[:, 0].softmax(dim=-1)[:, self._no_speech]
+        return slots, AdmittedRows(logits[:, 1], started, has_begun, no_speech, lengths, limits, seeds, temperatures)
 
     def _prefill(
         self, groups: Sequence[TaskGroup], slot_numbers: Sequence[int], slots: Tensor, prompts: Sequence[PromptBatch]

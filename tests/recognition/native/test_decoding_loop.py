@@ -142,7 +142,7 @@ def test_nothing_but_the_poll_waits_for_the_device(
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
-    one_text, several = (decoding_loop, batch_state), (hypotheses_loop, beam_search, best_of)
+    one_text, several = (decoding_loop, batch_state), (slot_loop, beam_search, best_of)
     for module in (kv_cache, prompt_batches, logits_rules, repetition_rules, *one_text, *several):
         monkeypatch.setattr(module, "copy_async", lambda values, device: torch.tensor(values, device=device))
     tokens, pcm = small_tokens(), np.zeros(80_000, np.int16)
