@@ -5,10 +5,10 @@ into memory and read when they are needed, except those of files from before tor
 """
 
 import json
-import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, TIED, Array, Checkpoint, Json, Sizes, Tensor
@@ -44,7 +44,7 @@ def load_torch_file(path: Path) -> Any:
         return content
     except Exception as error:  # a damaged pickle raises anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if isinstance(error, pickle.UnpicklingError):  # torch recommends to load it without the check
+        if isinstance(error, UnpicklingError):  # torch recommends to load it without the check
             reason = "its pickle was refused"
         raise WeightsError(
             f"{path.name}: cannot be loaded ({reason[:300]}). It is damaged, or it holds more than tensors and plain"
