@@ -147,13 +147,25 @@ def load_chunker(strategy: str) -> type[Chunker]:
     return found
 
 
-def check_length(strategy: str, length_s: str | float) -> None:
-    """Checks `chunking.length_s` against the strategy.
+def check_lengths(
+    strategy: str, length_s: str | float, stride_s: str | float = "auto", search_s: str | float = "auto"
+) -> None:
+    """Checks `chunking.length_s`, `stride_s` and `search_s` against the strategy; ``auto`` suits any.
 
     Raises:
-        SettingsError: The length is out of the range of the strategy.
+        SettingsError: The length is out of the range of the strategy, or the strategy has no stride or does not search.
     """
-    longest_s = load_chunker(strategy).max_length_s
+    chunker = load_chunker(strategy)
+    unused = {
+        f"chunking.stride_s={stride_s}": not isinstance(stride_s, str) and chunker.stride_fraction is None,
+        f"chunking.search_s={search_s}": not isinstance(search_s, str) and chunker.search_fraction is None,
+    }
+    if found := [setting for setting, is_unused in unused.items() if is_unused]:
+        raise SettingsError(
+            f"{', '.join(found)}: not used by chunking.strategy={strategy}. Leave it out, or choose a strategy"
+            " that uses it: overlap has strides, the others search for their cuts"
+        )
+    longest_s = chunker.max_length_s
     if not isinstance(length_s, str) and not MIN_LENGTH_S <= length_s <= longest_s:
         raise SettingsError(
             f"chunking.length_s: must be between {MIN_LENGTH_S:g} and {longest_s:g} seconds with"

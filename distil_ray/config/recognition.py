@@ -343,13 +343,13 @@ class ChunkingConfig(Section):
     )
     stride_s: Literal["auto"] | float = Field(
         "auto",
-        description="Seconds that a chunk shares with each neighbor, for strategies with overlap. auto: a sixth of"
-        " length_s.",
+        description="Seconds that a chunk shares with each neighbor, for strategies with overlap; refused with others."
+        " auto: a sixth of length_s.",
     )
     search_s: Literal["auto"] | float = Field(
         "auto",
-        description="Seconds before the end of a chunk in which the strategy searches for the cut. auto: a third of"
-        " length_s.",
+        description="Seconds before the end of a chunk in which the strategy searches for the cut; refused with"
+        " overlap, which does not search. auto: a third of length_s, with strategy sequential a fourth.",
     )
     window: Literal["auto", "full", "gated"] = Field(
         "auto",
@@ -371,16 +371,3 @@ class ChunkingConfig(Section):
         if not isinstance(value, str) and value < 0:
             raise ValueError("must not be negative")
         return value
-
-    @model_validator(mode="after")
-    def _stride_leaves_room(self) -> Self:
-        if isinstance(self.length_s, float):
-            if isinstance(self.stride_s, float) and 2 * self.stride_s >= self.length_s:
-                raise ValueError(
-                    f"chunking.stride_s={self.stride_s} must be less than half of chunking.length_s={self.length_s}"
-                )
-            if isinstance(self.search_s, float) and self.search_s >= self.length_s:
-                raise ValueError(
-                    f"chunking.search_s={self.search_s} must be shorter than chunking.length_s={self.length_s}"
-                )
-        return self

@@ -186,7 +186,8 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
         checkpoint_reason: Why that length suits it, for the log.
 
     Raises:
-        SettingsError: The strategy cannot be loaded, or settings of another strategy are set.
+        SettingsError: The strategy cannot be loaded, settings of another strategy are set, or stride or search region
+            are too long for the chunks.
     """
     chunking = config.chunking
     chunker = load_chunker(chunking.strategy)
@@ -196,6 +197,11 @@ def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reas
         length_s, reason = chunker.default_length_s, f"default of chunking.strategy={chunking.strategy}"
     else:
         length_s, reason = checkpoint_length_s, checkpoint_reason
+    for name, longest_s in (("stride_s", length_s / 2), ("search_s", length_s)):
+        if not isinstance(value := getattr(chunking, name), str) and value >= longest_s:
+            raise SettingsError(
+                f"chunking.{name}={value:g}: must be less than {longest_s:g}, as chunks have {length_s:g} s ({reason})"
+            )
     return ChunkingPlan(
         strategy=chunking.strategy,
         length=round(length_s * SAMPLE_RATE),

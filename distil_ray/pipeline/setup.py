@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
-from distil_ray.chunking.base import check_length, load_chunker
+from distil_ray.chunking.base import check_lengths, load_chunker
 from distil_ray.cli.console import log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
@@ -60,8 +60,9 @@ def resolve_run(config: Config, console: Console) -> RunSetup:
     Raises:
         SettingsError: If a setting is wrong, or the checkpoint or its assistant cannot be used.
     """
-    load_chunker(config.chunking.strategy).check_requirements()
-    check_length(config.chunking.strategy, config.chunking.length_s)
+    chunking = config.chunking
+    check_lengths(chunking.strategy, chunking.length_s, chunking.stride_s, chunking.search_s)
+    load_chunker(chunking.strategy).check_requirements()
     model = resolve_model(config)
     config = select_assistant(config, model.identity, console)
     _require_assistant(config, model)

@@ -234,9 +234,7 @@ class TransformersRecognizer:
             hook.remove()
         no_speech = first.probabilities()[::num_beams, tokens.no_speech].tolist()
         sequences, ends = _sequences_and_ends(generated, len(prompt))
-        scores = logprobs = chosen.of_best_tokens()
-        if num_beams > 1:
-            scores, logprobs = chosen.of_beams(sequences, generated["beam_indices"])
+        logprobs = chosen.of_beams(sequences, generated["beam_indices"]) if num_beams > 1 else chosen.of_best_tokens()
         results = []
         for row, ids in enumerate(sequences.tolist()):
             ended = tokens.eot in ids
@@ -245,19 +243,7 @@ class TransformersRecognizer:
             if ends is not None:
                 alignment = TokenAlignment(ends[row][:length], tuple(math.exp(step) for step in logprobs[row][:length]))
             sum_logprob = sum(logprobs[row][: length + 1])
-            beam_score = None
-            if num_beams > 1:
-                beam_score = sum(scores[row][: length + 1]) / (length + ended) ** options.length_penalty
-            results.append(
-                DecodingResult(
-                    tuple(ids[:length]),
-                    sum_logprob,
-                    no_speech[row],
-                    ended,
-                    alignment=alignment,
-                    beam_score=beam_score,
-                )
-            )
+            results.append(DecodingResult(tuple(ids[:length]), sum_logprob, no_speech[row], ended, alignment=alignment))
         return results
 
     def _beam_arguments(self) -> dict[str, Any]:
@@ -352,23 +338,22 @@ class _ChosenLogProbs(LogitsProcessor):
         steps = zip(self._scores, self._normalizers, strict=True)
         return torch.stack([(best[:, :1] - sums)[:, 0] for best, sums in steps], dim=1).tolist()
 
-    def of_beams(self, sequences: torch.Tensor, rows: torch.Tensor) -> tuple[list[list[float]], list[list[float]]]:
-        """Returns the scores and the log-probabilities after the rules of the tokens of texts, zeros behind their ends.
+    def of_beams(self, sequences: torch.Tensor, rows: torch.Tensor) -> list[list[float]]:
+        """Returns the log-probability of each token of texts after the rules, zeros behind their ends.
 
         Args:
             sequences: Tokens, shape (num_texts, num_tokens).
             rows: `beam_indices` of generate: the row that each token was chosen in, -1 behind the end of a text.
         """
         num_texts, num_tokens = sequences.shape[0], rows.shape[1]
-        found = torch.zeros(2, num_texts, num_tokens)
+        found = torch.zeros(num_texts, num_tokens)
         for step in range(num_tokens):
             for text in range(num_texts):
                 row, token = int(rows[text, step]), int(sequences[text, step])
                 if row >= 0:
                     (place,) = torch.nonzero(self._tokens[step][row] == token, as_tuple=True)
-                    score = self._scores[step][row, place[0]]
-                    found[:, text, step] = torch.stack([score, score - self._normalizers[step][row, 0]])
-        return found[0].tolist(), found[1].tolist()
+                    found[text, step] = self._scores[step][row, place[0]] - self._normalizers[step][row, 0]
+        return found.tolist()
 
 
 class _FirstLogits:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import zip_longest
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +24,8 @@ from distil_ray.config import Config, ScoringConfig
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.summary_table import format_percent
-from distil_ray.evaluation.wer import Score, bootstrap_interval, pooled_rate
+from distil_ray.evaluation.wer import Score, align, bootstrap_interval, pooled_rate, split_units
+from distil_ray.languages import is_unsegmented
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.pipeline.progress import Progress, ProgressTracker, RunPhase
@@ -91,7 +91,7 @@ class TranscriptPair:
         before: Stored text.
         after: New text.
         windows_s: Encoder window of each chunk of the new transcript, in seconds.
-        differing_chunks: Number of chunks whose texts differ.
+        differing_chunks: Number of chunks whose texts differ; of sections, of windows that have a difference.
         differs: The text, a chunk or the duration differs.
         edits_before: Edits of the stored text against the reference; None without one.
         edits_after: The same of the new text.
@@ -267,12 +267,14 @@ def _read(folder: str, columns: list[str] | None, storage: Storage) -> Iterator[
 
 def _compare(row: Row, after: Row, method: RecheckMethod) -> TranscriptPair:
     translates = method.run.config.decoding.task == "translate"
-    language = "en" if translates else [one.language for one in parse_languages(row)] or None
-    score = partial(method.scorer.score, language=language)
+    languages = ["en"] if translates else [one.language for one in parse_languages(row)]
+    score = partial(method.scorer.score, language=languages or None)
     before_text, after_text = row["text"] or "", after["text"] or ""
-    # The windows of sections depend on the text, so that their number may differ.
-    texts = ([chunk["text"] for chunk in each["chunks"]] for each in (row, after))
-    differing = sum(old != new for old, new in zip_longest(*texts))
+    old, new = ([chunk["text"] or "" for chunk in each["chunks"]] for each in (row, after))
+    if method.run.chunking.long_form:
+        differing = count_differing_windows(old, new, any(map(is_unsegmented, languages)))
+    else:
+        differing = sum(one != other for one, other in zip(old, new, strict=True))
     between = score(before_text, after_text)
     reference = row["reference"]
     before, again = (None if reference is None else score(text, reference) for text in (before_text, after_text))
@@ -289,6 +291,27 @@ def _compare(row: Row, after: Row, method: RecheckMethod) -> TranscriptPair:
         between=(_edits(between), between.num_ref_words or 0),
         normalizer=(again or between).normalizer,
     )
+
+
+def count_differing_windows(before: Sequence[str], after: Sequence[str], spaceless: bool) -> int:
+    """Returns in how many windows of `after` the text differs from `before`, wherever the windows begin and end.
+
+    A window begins where the model's timestamps end the one before: a single other timestamp moves all that follow in a
+    section, so that windows of the same number hold other words even where the text is the same.
+
+    Args:
+        before: Text of each window.
+        after: The same of another transcript of the same audio.
+        spaceless: Compare characters, not words.
+    """
+    owners = [window for window, text in enumerate(after) for _ in split_units(text, spaceless)]
+    found, position = set[int](), 0
+    for span in align(" ".join(before), " ".join(after), spaceless):
+        num_units = len(span.hypothesis)
+        if span.kind != "equal":  # deleted words belong to the window of the word behind them, or to the last one
+            found.update(owners[position : position + max(num_units, 1)] or owners[-1:] or [0])
+        position += num_units
+    return len(found)
 
 
 def _edits(score: Score) -> int:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from rich.console import Console
 
-from distil_ray.chunking.base import Chunker, ChunkSizes, check_length, load_chunker
+from distil_ray.chunking.base import Chunker, ChunkSizes, check_lengths, load_chunker
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.pipeline import runner
@@ -160,9 +160,28 @@ def test_what_an_import_path_names_must_be_a_chunker(outside_package: str) -> No
 def test_a_length_must_be_in_the_range_of_its_strategy(strategy: str, length_s: float, longest_s: int) -> None:
     message = f"chunking.length_s: must be between 1 and {longest_s} seconds with chunking.strategy={strategy}"
     with pytest.raises(SettingsError, match=message):
-        check_length(strategy, length_s)
+        check_lengths(strategy, length_s)
     for accepted in ("auto", 1.0, float(longest_s)):
-        check_length(strategy, accepted)
+        check_lengths(strategy, accepted)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "unused", "used"),
+    [
+        ("sequential", "stride_s", "search_s"),
+        ("quiet", "stride_s", "search_s"),
+        ("vad", "stride_s", "search_s"),
+        ("overlap", "search_s", "stride_s"),
+    ],
+)
+def test_a_length_that_a_strategy_does_not_use_ends_the_run_before_it_starts(
+    audio: Path, whisper_tiny_en: Path, strategy: str, unused: str, used: str
+) -> None:
+    settings = [f"input.uri={audio}", f"output.uri={audio.parent / 'out'}", f"model.name={whisper_tiny_en}"]
+    config = load_config(None, [*settings, f"chunking.strategy={strategy}", f"chunking.{unused}=2"])
+    with pytest.raises(SettingsError, match=rf"chunking\.{unused}=2\.0: not used by chunking\.strategy={strategy}"):
+        runner.transcribe(config, Console(file=io.StringIO()), EchoTranscribe)
+    check_lengths(strategy, "auto", **{used: 2.0})
 
 
 @pytest.mark.parametrize("strategy", ["overlap", "quiet", "sequential", "vad"])

@@ -50,6 +50,23 @@ def test_settings_of_a_strategy_are_in_its_plan_and_in_the_fingerprint_if_they_a
     assert compute_fingerprint(Config(), "model", default) != compute_fingerprint(Config(), "model", changed)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["chunking.strategy=overlap", "chunking.length_s=10", "chunking.stride_s=5"],
+            r"stride_s=5: must be less than 5",
+        ),
+        (["chunking.strategy=overlap", "chunking.stride_s=15"], r"stride_s=15: must be less than 15.* 30 s"),
+        (["chunking.length_s=10", "chunking.search_s=10"], r"search_s=10: must be less than 10"),
+        (["chunking.strategy=sequential", "chunking.search_s=200"], r"search_s=200: must be less than 120"),
+    ],
+)
+def test_strides_and_search_regions_have_to_fit_into_the_chunks(overrides: list[str], words: str) -> None:
+    with pytest.raises(SettingsError, match=words):
+        resolved(*overrides)
+
+
 def test_settings_of_another_strategy_are_refused() -> None:
     with pytest.raises(SettingsError, match=r"chunking\.vad\.speech_pad_s=1.* not used by chunking\.strategy=quiet"):
         resolved("chunking.vad.speech_pad_s=1")

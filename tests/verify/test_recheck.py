@@ -32,7 +32,14 @@ from distil_ray.schema import to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 from distil_ray.types import SAMPLE_RATE
-from distil_ray.verify.recheck import LINE_EVERY_S, Sampling, draw_sample, recheck, show_recheck_plan
+from distil_ray.verify.recheck import (
+    LINE_EVERY_S,
+    Sampling,
+    count_differing_windows,
+    draw_sample,
+    recheck,
+    show_recheck_plan,
+)
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from tests.pipeline.conftest import pointers
 from tests.support.clips import load_samples
@@ -235,3 +242,23 @@ def test_the_interval_of_a_difference_is_that_of_the_paired_bootstrap() -> None:
     drawn = rng.integers(0, 60, (4000, 60))
     naive = before[drawn].sum(1) / words[drawn].sum(1) - after[drawn].sum(1) / words[drawn].sum(1)
     assert np.allclose([low, high], np.quantile(naive, [0.025, 0.975]), atol=0.003)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "spaceless", "number"),
+    [
+        (["one two", "three four"], ["one", "two three", "four"], False, 0),
+        (["one two", "three four"], ["one", "two free", "four"], False, 1),
+        (["one two", "three four"], ["one", "two", "four"], False, 1),
+        (["one two", "three"], ["zero one two three", "four"], False, 2),
+        (["one", "two three"], ["one two", ""], False, 1),
+        (["one"], ["", ""], False, 1),
+        (["", ""], [""], False, 0),
+        (["我们去", "吗"], ["我们", "去吧"], True, 1),
+        (["我们去", "吗"], ["我们", "去 吗"], True, 0),
+    ],
+)
+def test_windows_differ_where_their_words_do_wherever_they_begin(
+    before: list[str], after: list[str], spaceless: bool, number: int
+) -> None:
+    assert count_differing_windows(before, after, spaceless) == number

@@ -234,10 +234,7 @@ class BeamState:
     def results(self, slots: Sequence[int]) -> list[DecodingResult]:
         """Returns the best finished text of each of `slots`."""
         where = torch.tensor(slots, device=self._count.device)
-        lengths, scores, no_speech = (
-            column[where].tolist()
-            for column in (self._finished_lengths[:, 0], self._finished_scores[:, 0], self._no_speech_prob)
-        )
+        lengths, no_speech = (column[where].tolist() for column in (self._finished_lengths[:, 0], self._no_speech_prob))
         tokens = self._finished_tokens[where, 0, : max(lengths)].tolist()
         logprobs = self._finished_logprobs[where, 0, : max(lengths)].double()
         found = []
@@ -246,7 +243,7 @@ class BeamState:
             ended = text[-1] == self._eot
             sum_logprob = float(logprobs[row, :length].sum())
             written = tuple(text[:-1] if ended else text)
-            found.append(DecodingResult(written, sum_logprob, no_speech[row], ended, beam_score=scores[row]))
+            found.append(DecodingResult(written, sum_logprob, no_speech[row], ended))
         return found
 
     def probabilities(self, slots: Sequence[int]) -> list[list[float]]:

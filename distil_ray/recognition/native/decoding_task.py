@@ -45,7 +45,6 @@ class DecodingResult:
         alignment: Times of all tokens; None unless `AlignmentLevel.TOKENS` was asked for.
         last_position: The encoder position (20 ms) that the last words attend to, from the first sample of the task;
             None where it was not asked for.
-        beam_score: The score by which beam search chose the text (beam_search.py); None without beams.
         num_passes: Number of end tokens in `sum_logprob`: above 1 where a chunk was decoded in several passes
             (chunk_decoding.py).
     """
@@ -58,7 +57,6 @@ class DecodingResult:
     accepted: int = 0
     alignment: TokenAlignment | None = None
     last_position: int | None = None
-    beam_score: float | None = None
     num_passes: int = 1
 
 
