@@ -5,7 +5,7 @@ PY := .venv/bin/python
 INSTALLED := .venv/.installed
 TORCH := $(shell grep '^torch==' constraints.txt)
 # One process per core, at most four; the tests of a file run in one process, because they share costly fixtures.
-# In alphabetical order: the default begins with the files of most tests and leaves the slowest tests to the end.
+# Not reordered: the default begins with the files of most tests and leaves the slowest tests to the end.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 

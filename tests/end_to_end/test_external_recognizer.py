@@ -1,9 +1,7 @@
 """A recognizer from outside the package, which is no Whisper, takes part in everything: run, score, report, export."""
 
+import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +9,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from rich.console import Console
 
+from distil_ray.commands.main import main
+from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode
+from distil_ray.pipeline import runner
 from distil_ray.types import SAMPLE_RATE
 from tests.support.energy_recognizer import EnergyRecognizer
 
-ROOT = Path(__file__).resolve().parents[2]
 RECOGNIZER = f"{EnergyRecognizer.__module__}:{EnergyRecognizer.__name__}"
 BURSTS = {"one": [(0.5, 1.5)], "three": [(0.5, 1.0), (2.0, 3.0), (11.5, 12.5)], "none": []}
 FRAME_S = 0.05  # of the recognizer
@@ -24,8 +25,8 @@ UNKNOWN = ("avg_logprob", "no_speech_prob", "compression_ratio", "unheard_s", "a
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of a run of the job, in a process of its own and on a local Ray."""
+def output(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run of the job on a local Ray, whose workers import the recognizer."""
     folder = tmp_path_factory.mktemp("external")
     noise = np.random.default_rng(0)
     lines = []
@@ -40,18 +41,12 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "manifest.jsonl").write_text("\n".join(lines) + "\n")
     settings = (
         *(f"input.uri={folder / 'manifest.jsonl'}", f"output.uri={folder / 'out'}", "run_id=run"),
-        *(f"model.recognizer={RECOGNIZER}", "model.name=ping", "decoding.timestamps=segment"),
+        *(f"model.recognizer={RECOGNIZER}", "model.name=ping", "decoding.timestamps=segment", "resources.actors=1"),
     )
-    done = _run_job("transcribe", *settings)
-    assert done.returncode == ExitCode.DONE, done.stdout + done.stderr
-    assert "bursts are counted" in done.stdout
+    printed = io.StringIO()
+    assert runner.transcribe(load_config(None, settings), Console(file=printed)) == ExitCode.DONE
+    assert "bursts are counted" in printed.getvalue()
     return folder / "out"
-
-
-def _run_job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, f"jobs/{name}.py", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
 def _rows(output: Path) -> dict[str, dict[str, Any]]:
@@ -91,8 +86,8 @@ def test_texts_segments_and_scores_are_written_and_the_rest_is_null(output: Path
 def test_report_verify_and_export_accept_what_is_null(
     output: Path, tmp_path: Path, job: str, arguments: tuple[str, ...]
 ) -> None:
-    done = _run_job(job, f"output.uri={output}", *(argument.format(to=tmp_path) for argument in arguments))
-    assert done.returncode == ExitCode.DONE, done.stdout + done.stderr
+    words = [argument.format(to=tmp_path) for argument in arguments]
+    assert main([job, f"output.uri={output}", *words]) == ExitCode.DONE
     if job == "report":
         assert "ping" in (output / "runs/run/report.html").read_text()
     if "format=srt" in arguments:
@@ -100,10 +95,12 @@ def test_report_verify_and_export_accept_what_is_null(
         assert subtitles.read_text().startswith("1\n00:00:00,500 --> 00:00:01,333\nping\n")
 
 
-def test_an_unsupported_setting_ends_with_exit_code_2_and_names_who_supports_it(tmp_path: Path) -> None:
+def test_an_unsupported_setting_ends_with_exit_code_2_and_names_who_supports_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings = (f"model.recognizer={RECOGNIZER}", "decoding.timestamps=word", f"output.uri={tmp_path / 'out'}")
-    done = _run_job("transcribe", f"input.uri={tmp_path}", *settings)
-    assert done.returncode == ExitCode.BAD_SETTINGS
-    assert "decoding.timestamps=word" in done.stderr
-    assert "model.recognizer=native" in done.stderr
+    assert main(["transcribe", f"input.uri={tmp_path}", *settings]) == ExitCode.BAD_SETTINGS
+    printed = capsys.readouterr().err
+    assert "decoding.timestamps=word" in printed
+    assert "model.recognizer=native" in printed
     assert not (tmp_path / "out").exists()

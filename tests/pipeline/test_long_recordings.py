@@ -43,7 +43,7 @@ def write_m4a(path: Path, minute: NDArray[np.int16], times: int) -> None:
             container.mux(packet)
 
 
-@pytest.mark.parametrize("write", [write_flac, write_m4a])
+@pytest.mark.parametrize("write", [write_flac, pytest.param(write_m4a, marks=pytest.mark.slow)])
 def test_twenty_minutes_take_the_memory_of_one(minute: NDArray[np.int16], tmp_path: Path, write: Any) -> None:
     write(tmp_path / "short.flac", minute, 1)
     write(tmp_path / "long.flac", minute, LONGER)

@@ -32,7 +32,7 @@ class SlowTranscribe(EchoTranscribe):
 
     def __call__(self, parts: pa.Table) -> pa.Table:
         started = time.time()
-        time.sleep(1.0)
+        time.sleep(0.3)
         self._recognizer.device = f"{ray.get_runtime_context().get_actor_id()} {started}"
         return super().__call__(parts)
 
@@ -57,7 +57,7 @@ def planned(tmp_path: Path) -> Callable[..., tuple[Run, Plan]]:
 def test_parts_reach_several_actors_while_their_task_is_still_decoded(
     local_ray: None, planned: Callable[..., tuple[Run, Plan]]
 ) -> None:
-    run, plan = planned({"long.flac": 3600.0}, "plan.part_audio_s=300", "decoding.language=en", "resources.actors=2")
+    run, plan = planned({"long.flac": 600.0}, "plan.part_audio_s=50", "decoding.language=en", "resources.actors=2")
     with ray_cluster.connect_cluster(run.config.resources):
         rows = list(ray_graph.run_graph(run, plan, SlowTranscribe))
     assert len(rows) >= 12

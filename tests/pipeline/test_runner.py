@@ -1,4 +1,4 @@
-"""Whole runs on a real Ray: resuming, changed settings, accounting of recordings, exit codes."""
+"""Whole runs, some of them on a real Ray: resuming, changed settings, accounting of recordings, exit codes."""
 
 import importlib.util
 import io
@@ -50,6 +50,12 @@ def settings(tmp_path: Path, whisper_tiny_en: Path) -> Settings:
     (tmp_path / "audio").mkdir()
     common = [f"input.uri={tmp_path / 'audio'}", f"output.uri={tmp_path / 'out'}", f"model.name={whisper_tiny_en}"]
     return lambda *overrides: load_config(None, [*common, "resources.actors=1", *overrides])
+
+
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stages of a run are called in this process."""
+    run_stages_in_process(monkeypatch)
 
 
 def _write(folder: Path, name: str, seconds: float, seed: int = 0) -> None:
@@ -163,7 +169,7 @@ def test_events_carry_numbers_and_a_level(settings: Settings, tmp_path: Path, mo
     assert events["recognized"]["num_done"] == events["summary"]["num_recordings"] == 2
 
 
-def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_a_changed_recording_replaces_its_row(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     for number, name in enumerate(("a.wav", "b.wav", "c.wav")):
         _write(tmp_path / "audio", name, 2, number)
     _run(settings("run_id=first"))
@@ -177,7 +183,7 @@ def test_a_changed_recording_replaces_its_row(local_ray: None, settings: Setting
     assert {name for name in after if after[name] != before[name]} == {"b.wav"}
 
 
-def test_the_run_folder_describes_the_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_the_run_folder_describes_the_run(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 70)
     config = settings("run_id=named", "plan.part_audio_s=30")
     assert _run(config)[0] == ExitCode.DONE
@@ -204,7 +210,7 @@ def test_the_run_folder_describes_the_run(local_ray: None, settings: Settings, t
 
 
 def test_changed_settings_are_listed_and_rows_are_kept_or_redone(
-    local_ray: None, settings: Settings, tmp_path: Path
+    without_ray: None, settings: Settings, tmp_path: Path
 ) -> None:
     for name in ("a.wav", "b.wav"):
         _write(tmp_path / "audio", name, 1)
@@ -262,7 +268,7 @@ class HealedTranscribe(EchoTranscribe):
 
 
 def test_retry_failed_processes_only_failed_recordings_and_replaces_their_rows(
-    local_ray: None, settings: Settings, tmp_path: Path
+    local_ray: None, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write(tmp_path / "audio", "a.wav", 2)
     _write(tmp_path / "audio", "cursed.wav", CURSED_SAMPLES / S)
@@ -282,6 +288,7 @@ def test_retry_failed_processes_only_failed_recordings_and_replaces_their_rows(
     assert "replaced       2 rows of recordings that have a better or newer row" in words
     assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "again"), ("cursed.wav", "failed", "again")]
 
+    run_stages_in_process(monkeypatch)  # from here on no recording ends a recognizer
     assert _run(settings("run_id=healed", *retry), HealedTranscribe)[0] == ExitCode.DONE
     assert outcome() == [("a.wav", "ok", "first"), ("broken.wav", "failed", "healed"), ("cursed.wav", "ok", "healed")]
     failed_recordings = (tmp_path / "out/runs/healed/failed.csv").read_text().splitlines()
@@ -295,7 +302,7 @@ def test_retry_failed_processes_only_failed_recordings_and_replaces_their_rows(
     assert outcome()[-1] == ("new.wav", "ok", "rest")
 
 
-def test_duplicate_rows_are_removed_by_the_next_run(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_duplicate_rows_are_removed_by_the_next_run(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     """A dead run's last task may still be written while the next run plans its recordings anew."""
     for name in ("a.wav", "b.wav"):
         _write(tmp_path / "audio", name, 1)
@@ -369,7 +376,7 @@ class LosingTranscribe(EchoTranscribe):
         return pa.Table.from_pylist([row], schema=result.schema)
 
 
-def test_an_incomplete_account_of_recordings_is_an_error(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_an_incomplete_account_of_recordings_is_an_error(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         _write(tmp_path / "audio", name, 1)
     with pytest.raises(RunError) as caught:
@@ -383,7 +390,7 @@ def test_an_incomplete_account_of_recordings_is_an_error(local_ray: None, settin
     assert not (tmp_path / "out/runs/bad/parts").exists()
 
 
-def test_too_many_failures_have_exit_code_3(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_too_many_failures_have_exit_code_3(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     _write(tmp_path / "audio", "a.wav", 1)
     (tmp_path / "audio" / "b.wav").write_text("no audio at all")
     code, words = _run(settings("max_failed_fraction=0.4", "max_failed_count=0"))
@@ -395,7 +402,7 @@ def test_too_many_failures_have_exit_code_3(local_ray: None, settings: Settings,
     )  # counted from what is stored
 
 
-def test_transcripts_can_be_read_with_common_tools(local_ray: None, settings: Settings, tmp_path: Path) -> None:
+def test_transcripts_can_be_read_with_common_tools(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     import datasets
     import duckdb
     import pandas

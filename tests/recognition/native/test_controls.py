@@ -58,8 +58,9 @@ def test_all_controls_at_once_equal_generate(whisper_tiny_en: Path, clips: list[
     controls = {**REPETITION, **SUPPRESSED, "max_initial_timestamp_s": 0.2}
     options = replace(EXACT, timestamps="segment", batch_size=2, max_new_tokens=12, **controls)
     reference = TransformersRecognizer(whisper_tiny_en, replace(options, batch_size=3))
-    ours = transcribe(NativeRecognizer(whisper_tiny_en, options), clips[:3])
-    assert_equal(ours, transcribe(reference, clips[:3]))
+    some = [clips[0][:32_000], clips[1][:25_000], clips[4]]
+    ours = transcribe(NativeRecognizer(whisper_tiny_en, options), some)
+    assert_equal(ours, transcribe(reference, some))
     assert all("," not in each.text and each.tokens for each in ours)
 
 
@@ -173,7 +174,8 @@ def test_a_prefix_is_continued_as_by_generate(
     whisper_tiny_en: Path, clips: list[PCM16], monkeypatch: pytest.MonkeyPatch, timestamps: str, prefix: str
 ) -> None:
     options = replace(EXACT, timestamps=timestamps, prefix=prefix, max_new_tokens=12)
-    ours = transcribe(NativeRecognizer(whisper_tiny_en, options), clips[:2], PROMPTS[:2])
+    clips = [clips[0], clips[1][:25_000]]
+    ours = transcribe(NativeRecognizer(whisper_tiny_en, options), clips, PROMPTS[:2])
     generate = PrefixedGenerate(whisper_tiny_en, options, monkeypatch)
     for mine, clip, prompt in zip(ours, clips, PROMPTS, strict=False):
         theirs = generate(clip, prompt)

@@ -43,15 +43,15 @@ def assert_same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
             assert word.probability == pytest.approx(same.probability, abs=1e-4)
 
 
-def test_tokens_equal_generate_whatever_else_is_in_the_batch(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+def test_tokens_equal_generate_in_any_order(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
+    """Three chunks in two slots: one takes the place of another that has ended."""
     clips = [*clips[:2], clips[3]]
     reference = english(TransformersRecognizer(whisper_tiny_en, BEAMS), clips)
     greedy = english(NativeRecognizer(whisper_tiny_en, replace(BEAMS, num_beams=1)), clips)
     assert [each.tokens for each in greedy] != [each.tokens for each in reference]
-    for batch_size in (1, 3):
-        order = random.Random(batch_size).sample(range(len(clips)), len(clips))
-        native = NativeRecognizer(whisper_tiny_en, replace(BEAMS, batch_size=batch_size))
-        assert_same(english(native, [clips[i] for i in order]), [reference[i] for i in order])
+    order = random.Random(1).sample(range(len(clips)), len(clips))
+    native = NativeRecognizer(whisper_tiny_en, replace(BEAMS, batch_size=2))
+    assert_same(english(native, [clips[i] for i in order]), [reference[i] for i in order])
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ EXACT = RecognizerOptions(dtype="float32", batch_size=4, threads=1)
 
 @pytest.fixture(scope="module")
 def clips() -> list[PCM16]:
-    """Six varied clips of English speech, 0.5 to 11 s; two of them cut short in a word."""
-    names = ("librispeech-61", "austen-0890", "austen-0870", "kennedy", "cards-005", "austen-0930")
+    """Four varied clips of English speech, 0.5 to 7 s; two of them cut short in a word."""
+    names = ("librispeech-61", "austen-0890", "austen-0870", "cards-005")
     found = [load_samples(name) for name in names]
     return [found[0][:9_000], found[1][:25_000], *found[2:]]
 
@@ -48,7 +48,7 @@ def assert_same(ours: list[Hypothesis], theirs: list[Hypothesis]) -> None:
         assert mine.compression_ratio == other.compression_ratio
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 3, 32])
 def test_tokens_equal_generate_whatever_else_is_in_the_batch(
     whisper_tiny_en: Path, clips: list[PCM16], generated: list[Hypothesis], batch_size: int
 ) -> None:
@@ -66,7 +66,6 @@ def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
     whisper_tiny_en: Path, clips: list[PCM16], dtype: str
 ) -> None:
     """Windows of several lengths beside each other, which are padded to the longest."""
-    clips = clips[:4] if dtype == "bfloat16" else clips  # slow where the processor emulates it
     alone, few, together = (
         english(NativeRecognizer(whisper_tiny_en, replace(EXACT, dtype=dtype, batch_size=size, window="gated")), order)
         for size, order in ((1, clips), (3, clips[::-1]), (16, clips))
@@ -78,7 +77,7 @@ def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
 def test_timestamp_tokens_equal_generate(whisper_tiny_en: Path, clips: list[PCM16]) -> None:
     options = replace(EXACT, timestamps="segment")
     native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
-    assert_same(english(native, clips[:4]), english(reference, clips[:4]))
+    assert_same(english(native, clips[1:]), english(reference, clips[1:]))
 
 
 @pytest.mark.slow
@@ -124,7 +123,7 @@ def test_out_of_memory_halves_the_batch(
         return step(ids, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recognizer._decoder, "step", short_of_memory)
-    assert_same(english(recognizer, clips[:4]), generated[:4])
+    assert_same(english(recognizer, clips[:3]), generated[:3])
     assert any("decoding.batch_size is now 2" in note for note in recognizer.warnings)
 
 
@@ -182,10 +181,10 @@ def test_speech_after_the_last_closed_segment_is_decoded_too(
 
 
 def test_what_is_decoded_after_the_last_closed_segment_is_the_same_in_transformers(
-    whisper_tiny_en: Path, closed_early: list[tuple[PCM16, str]], clips: list[PCM16]
+    whisper_tiny_en: Path, closed_early: list[tuple[PCM16, str]]
 ) -> None:
     options = replace(EXACT, timestamps="segment")
-    chunks = [*(pcm for pcm, _ in closed_early), clips[2]]
+    chunks = [pcm for pcm, _ in closed_early]
     native, reference = NativeRecognizer(whisper_tiny_en, options), TransformersRecognizer(whisper_tiny_en, options)
     ours, theirs = english(native, chunks), english(reference, chunks)
     assert_same(ours, theirs)

@@ -78,7 +78,9 @@ def assert_same(drafted: list[Hypothesis], alone: list[Hypothesis]) -> None:
         assert mine.no_speech_prob == pytest.approx(its.no_speech_prob, abs=1e-6)
 
 
-@pytest.mark.parametrize(("student", "batch_size"), [("dropped", 1), ("random", 4), ("dropped", 16)])
+@pytest.mark.parametrize(
+    ("student", "batch_size"), [("dropped", 1), ("random", 4), pytest.param("dropped", 16, marks=pytest.mark.slow)]
+)
 def test_texts_are_the_main_models_with_any_assistant_and_batch(
     whisper_tiny_en: Path,
     students: dict[str, Path],
@@ -107,19 +109,21 @@ def test_full_windows_and_a_token_limit_in_the_middle_of_drafts(
 
 
 def test_a_good_assistant_saves_steps_and_its_drafts_are_accepted(
-    whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16], plain: Transcribe
+    whisper_tiny_en: Path, students: dict[str, Path], clips: list[PCM16]
 ) -> None:
     """The main model's own layers draft: only 8 bits and the rarer words come between them."""
     alone, drafting = (
         NativeRecognizer(whisper_tiny_en, EXACT),
         NativeRecognizer(whisper_tiny_en, EXACT, students["twin"]),
     )
-    assert_same(drafting.transcribe(clips, ["en"] * 5), alone.transcribe(clips, ["en"] * 5))
+    some = clips[1:4]
+    found = drafting.transcribe(some, ["en"] * 3)
+    assert_same(found, alone.transcribe(some, ["en"] * 3))
     proposed, accepted = drafting.stats.proposed, drafting.stats.accepted
     assert accepted / proposed > 0.8
     assert drafting.stats.drafts >= proposed
     assert drafting.stats.steps * 2.5 < alone.stats.steps
-    assert drafting.stats.tokens == alone.stats.tokens == sum(len(each.tokens) for each in plain(EXACT))
+    assert drafting.stats.tokens == alone.stats.tokens == sum(len(each.tokens) for each in found)
 
 
 def test_an_assistant_with_its_own_encoder_uses_it(
