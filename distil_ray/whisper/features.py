@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers.audio_utils import mel_filter_bank
 
 from distil_ray.types import SAMPLE_RATE
+from distil_ray.whisper.mel_filters import mel_filters
 
 HOP = 160  # samples per frame: 10 ms
 FFT_SIZE = 400  # samples: 25 ms, centered on the frame
@@ -55,16 +55,7 @@ class LogMel:
     """
 
     def __init__(self, num_mel_bins: int, device: torch.device | str = "cpu") -> None:
-        filters = mel_filter_bank(
-            num_frequency_bins=1 + FFT_SIZE // 2,
-            num_mel_filters=num_mel_bins,
-            min_frequency=0.0,
-            max_frequency=SAMPLE_RATE / 2,
-            sampling_rate=SAMPLE_RATE,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        self._filters = torch.from_numpy(np.ascontiguousarray(filters.T)).to(device, torch.float32)  # (bins, 201)
+        self._filters = torch.from_numpy(mel_filters(num_mel_bins)).to(device)  # (bins, 201)
         self._hann = torch.hann_window(FFT_SIZE, device=device)
 
     def __call__(self, chunks: Sequence[NDArray[np.int16]], num_frames: int = MAX_FRAMES) -> Tensor:

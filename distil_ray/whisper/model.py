@@ -1,19 +1,21 @@
 """Loading of a Whisper checkpoint, and the choice of device, dtype and attention for this machine.
 
-The module is Hugging Face's `WhisperForConditionalGeneration`; decoding is not part of this module. Automatic choices
-are returned as warnings with their reasons. Measured on CPUs, bfloat16 is twice as fast as float32 if the processor has
-instructions for it (AVX512-BF16, AMX), and four times slower if it has not; ``auto`` therefore reads the CPU flags.
+`load_model` gives Hugging Face's `WhisperForConditionalGeneration`, `open_model` what the native recognizer needs of
+it: tensors that are read one by one. Decoding is not part of this module. Automatic choices are returned as warnings
+with their reasons. Measured on CPUs, bfloat16 is twice as fast as float32 if the processor has instructions for it
+(AVX512-BF16, AMX), and four times slower if it has not; ``auto`` therefore reads the CPU flags.
 """
 
 import importlib.util
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import WhisperForConditionalGeneration
-from transformers.utils import logging as transformers_logging
+
+from distil_ray.whisper.stored_model import StoredModel
 
 BFLOAT16_CPU_FLAGS = ("avx512_bf16", "amx_bf16")  # names in /proc/cpuinfo
 # Warnings that transformers logs for every Whisper batch: the padding token is the end token, and its own generate
@@ -31,7 +33,8 @@ class LoadedModel:
     """A loaded checkpoint.
 
     Attributes:
-        module: The model in eval mode on `device`.
+        module: Hugging Face's model in eval mode on `device`, or a `StoredModel`, which has the same attributes as far
+            as the native recognizer uses them.
         device: Device of all weights.
         dtype: dtype of all weights.
         attention: Attention implementation, as transformers names it.
@@ -39,7 +42,7 @@ class LoadedModel:
         is_int8: The linear layers, which are float32 here, are to be run in 8-bit arithmetic.
     """
 
-    module: WhisperForConditionalGeneration
+    module: Any
     device: torch.device
     dtype: torch.dtype
     attention: str
@@ -74,6 +77,37 @@ def load_model(
     Raises:
         RuntimeError: This machine does not support the device, dtype or attention. Nothing has been read then.
     """
+    chosen = _choose(device, dtype, attention, threads)
+    _suppress_log_messages()
+    from transformers import WhisperForConditionalGeneration  # 110 MB, which the native recognizer does without
+
+    module: Any = WhisperForConditionalGeneration.from_pretrained(
+        folder, dtype=chosen.dtype, attn_implementation=chosen.attention, use_safetensors=True, local_files_only=True
+    )
+    module.to(chosen.device)
+    module.requires_grad_(False)  # from_pretrained has put it into eval mode
+    return replace(chosen, module=module)
+
+
+def open_model(
+    folder: str | Path, *, device: str = "cpu", dtype: str = "auto", attention: str = "auto", threads: int = 1
+) -> LoadedModel:
+    """Returns a checkpoint whose tensors are read when they are asked for; arguments as for `load_model`.
+
+    With another attention than SDPA, which runs through Hugging Face's own layers, the model is loaded as a whole.
+
+    Raises:
+        RuntimeError: This machine does not support the device, dtype or attention. Nothing has been read then.
+        WeightsError: A file is missing or damaged.
+    """
+    chosen = _choose(device, dtype, attention, threads)
+    if chosen.attention != "sdpa":
+        return load_model(folder, device=device, dtype=dtype, attention=attention, threads=threads)
+    return replace(chosen, module=StoredModel(Path(folder), chosen.dtype, chosen.device))
+
+
+def _choose(device: str, dtype: str, attention: str, threads: int) -> LoadedModel:
+    """Returns the choices for this machine, without a module, and sets torch up for them."""
     torch_device = resolve_device(device)
     torch.set_num_threads(max(1, threads))
     torch_dtype, dtype_reason = resolve_dtype(dtype, torch_device)
@@ -86,14 +120,8 @@ def load_model(
     implementation, attention_reason = resolve_attention(attention, torch_device, torch_dtype)
     if dtype == "int8" and implementation != "sdpa":
         raise RuntimeError(f"model.dtype=int8 needs model.attention=auto or sdpa; found {attention}")
-    _suppress_log_messages()
-    module = WhisperForConditionalGeneration.from_pretrained(
-        folder, dtype=torch_dtype, attn_implementation=implementation, use_safetensors=True, local_files_only=True
-    )
-    module.to(torch_device)  # type: ignore[arg-type]  # transformers wraps the method without its types
-    module.requires_grad_(False)  # from_pretrained has put it into eval mode
     warnings = tuple(reason for reason in (dtype_reason, attention_reason) if reason)
-    return LoadedModel(module, torch_device, torch_dtype, implementation, warnings, is_int8=dtype == "int8")
+    return LoadedModel(None, torch_device, torch_dtype, implementation, warnings, is_int8=dtype == "int8")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -195,6 +223,8 @@ def _flash_attention_obstacle(device: torch.device, dtype: torch.dtype) -> str |
 
 def _suppress_log_messages() -> None:
     """Suppresses `SUPPRESSED_LOG_MESSAGES` and the loading bar, which every actor would write into the job's log."""
+    from transformers.utils import logging as transformers_logging
+
     logging.getLogger("transformers.generation.utils").addFilter(_is_not_suppressed)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 

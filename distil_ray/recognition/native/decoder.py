@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.native.attention import (
     DenseAttention,
@@ -27,7 +26,16 @@ from distil_ray.recognition.native.attention import (
 )
 from distil_ray.recognition.native.encoder import silence_log_weight
 from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
-from distil_ray.recognition.native.linear import Int8Linear, Linear, Projection, fuse_linears, prepare_for_few_rows
+from distil_ray.recognition.native.linear import (
+    Int8Linear,
+    Linear,
+    PackedLinear,
+    Projection,
+    fuse_linears,
+    prepare_for_few_rows,
+)
+from distil_ray.whisper.safetensors_files import StoredRows
+from distil_ray.whisper.stored_model import EMBEDDING, StoredModel
 
 # Called with: number of the layer, scaled queries (rows, heads, P, head), transposed keys (rows, heads, head, T), mask.
 CrossAttentionHook = Callable[[int, Tensor, Tensor, Tensor], None]
@@ -71,13 +79,11 @@ class Decoder:
         single_query_attention: The kernel for the attention of one query per row; None: plain products.
     """
 
-    def __init__(
-        self, module: WhisperForConditionalGeneration, is_int8: bool = False, vocabulary: Tensor | None = None
-    ) -> None:
+    def __init__(self, module: Any, is_int8: bool = False, vocabulary: Tensor | None = None) -> None:
         """Takes the weights of `module`.
 
         Args:
-            module: The loaded checkpoint.
+            module: A `WhisperForConditionalGeneration` or a `StoredModel`.
             is_int8: The larger linear layers and the vocabulary compute in 8 bits (linear.py). A layer of (d_model,
                 d_model) takes as long in float32 for the few rows of a step.
             vocabulary: The only ids that get logits, int64, ascending; None: all.
@@ -88,15 +94,13 @@ class Decoder:
         self.head_size: int = config.d_model // self.heads
         self.max_positions: int = config.max_target_positions
         self.max_encoder_positions: int = config.max_source_positions
-        self.dtype: torch.dtype = decoder.embed_tokens.weight.dtype
-        self.device: torch.device = decoder.embed_tokens.weight.device
+        self.dtype: torch.dtype = module.dtype
+        self.device: torch.device = module.device
         self._layers = [_prepare_layer(layer, is_int8) for layer in decoder.layers]
         self._norm: nn.LayerNorm = decoder.layer_norm
-        self._tokens: Tensor = decoder.embed_tokens.weight
         self._positions: Tensor = decoder.embed_positions.weight
-        weight = module.proj_out.weight
-        self._vocabulary = _projection(Linear(weight if vocabulary is None else weight[vocabulary], None), is_int8)
-        self.cache_positions = self.max_positions + SPARE_POSITIONS
+        self._tokens, self._vocabulary = _prepare_vocabulary(module, is_int8, vocabulary)
+        self.cache_positions: int = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
         self.single_query_attention, self.warning = choose_single_query_attention(
             self.device, self.dtype, self.head_size
@@ -122,7 +126,7 @@ class Decoder:
 
     def bytes_per_slot(self, num_texts: int = 1) -> int:
         """Returns the bytes of one slot of the cache for `num_texts` texts."""
-        numbers = 2 * len(self._layers) * self.heads * self.head_size
+        numbers: int = 2 * len(self._layers) * self.heads * self.head_size
         return numbers * (num_texts * self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
 
     def write_cross_kv(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
@@ -291,6 +295,24 @@ def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
         fc1=large((layer.fc1, 1.0)),
         fc2=large((layer.fc2, 1.0)),
     )
+
+
+def _prepare_vocabulary(
+    module: Any, is_int8: bool, vocabulary: Tensor | None
+) -> tuple[Tensor | StoredRows, Projection]:
+    """Returns the embeddings of the tokens, by id, and the projection to the logits of `vocabulary`.
+
+    Whisper has one matrix for both. Where the projection is a copy of it, the embeddings are left in the file.
+    """
+    weight = module.proj_out.weight
+    linear = Linear(weight if vocabulary is None else weight[vocabulary], None)
+    projection = _projection(linear, is_int8)
+    if not isinstance(module, StoredModel):
+        return module.model.decoder.embed_tokens.weight, projection
+    is_copy = vocabulary is not None or isinstance(projection, PackedLinear | Int8Linear)
+    if module.device.type == "cpu" and (is_copy or not module.is_tied):
+        return module.embedding_rows(), projection
+    return weight if module.is_tied else module.read(EMBEDDING), projection
 
 
 def _projection(linear: Linear, is_int8: bool) -> Projection:

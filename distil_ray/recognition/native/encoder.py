@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import WhisperForConditionalGeneration
 
 from distil_ray.recognition.native.linear import Int8Linear, Projection, fuse_linears
 from distil_ray.whisper.features import FRAMES_PER_POSITION
@@ -137,14 +136,14 @@ class EncoderLayer:
 class Encoder:
     """Log-mel features in, hidden states out."""
 
-    def __init__(self, module: WhisperForConditionalGeneration, is_int8: bool = False) -> None:
-        """Takes the weights of `module`.
+    def __init__(self, module: Any, is_int8: bool = False) -> None:
+        """Takes the weights of `module`, a `WhisperForConditionalGeneration` or a `StoredModel`.
 
         With `is_int8` the linear layers compute in 8 bits (linear.py), which needs SDPA.
         """
         encoder = module.model.encoder
         # Only parts of the module are kept: weights that are rearranged must not stay in memory twice.
-        self._convolutions: tuple[nn.Conv1d, nn.Conv1d] = (encoder.conv1, encoder.conv2)
+        self._convolutions = tuple((each.weight, each.bias) for each in (encoder.conv1, encoder.conv2))
         self._positions: Tensor = encoder.embed_positions.weight
         self._norm: nn.LayerNorm = encoder.layer_norm
         heads: int = module.config.encoder_attention_heads
@@ -159,7 +158,7 @@ class Encoder:
     def add_silence_context(self) -> None:
         """Makes silence follow every window shorter than 30 s from now on. Needs SDPA."""
         positions = len(self._positions)
-        bins = self._convolutions[0].in_channels
+        bins = self._convolutions[0][0].shape[1]
         silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), SILENCE_LOG_MEL, device=self._positions.device)
         kept_kv: list[tuple[Tensor, Tensor]] = []
         hidden = self._embed(silence)
@@ -193,8 +192,9 @@ class Encoder:
     def _embed(self, features: Tensor) -> Tensor:
         """Returns the input of the first layer."""
         first, second = self._convolutions
-        hidden = functional.gelu(first(features.to(self._positions.dtype)))
-        hidden = functional.gelu(second(hidden)).transpose(1, 2).contiguous()
+        hidden = functional.gelu(functional.conv1d(features.to(self._positions.dtype), *first, padding=1))
+        hidden = functional.gelu(functional.conv1d(hidden, *second, stride=FRAMES_PER_POSITION, padding=1))
+        hidden = hidden.transpose(1, 2).contiguous()
         hidden += self._positions[: features.shape[2] // FRAMES_PER_POSITION]
         return hidden
 

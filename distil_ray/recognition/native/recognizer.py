@@ -55,7 +55,7 @@ from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untr
 from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
 from distil_ray.whisper.features import HOP, MAX_FRAMES, LogMel
-from distil_ray.whisper.model import load_model
+from distil_ray.whisper.model import open_model
 from distil_ray.whisper.tokenizer import Tokens
 
 ENCODER_SHARE = 0.5  # of the time of a chunk on a CPU, for `NativeRecognizer.processed_s`
@@ -103,7 +103,7 @@ class NativeRecognizer:
         if assistant is not None and options.speculative != "off" and options.num_beams > 1:
             raise ValueError(f"decoding.num_beams={options.num_beams}: an assistant drafts for greedy decoding only")
         attention, attention_warning = _choose_attention(options)
-        model = load_model(
+        model = open_model(
             folder,
             device=options.device,
             dtype=options.dtype,

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from distil_ray.recognition.native.encoder import Encoder, subsample_silence
 from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState
 from distil_ray.recognition.native.scheduler import Extent
 from distil_ray.whisper.checkpoint import assistant_mismatch
-from distil_ray.whisper.model import LoadedModel, load_model, supports_int8
+from distil_ray.whisper.model import LoadedModel, open_model, supports_int8
 from distil_ray.whisper.tokenizer import Tokens
 
 FREQUENT_TOKENS = 32_768  # drafted besides all special and timestamp tokens: 97 % of the tokens of read English
@@ -91,7 +92,7 @@ def load_assistant(
         raise ValueError(f"model.assistant={folder} cannot draft for {main_folder}: {reason}")
     is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and supports_int8()
     dtype = "int8" if is_int8 else str(main.dtype).removeprefix("torch.")
-    model = load_model(folder, device=main.device.type, dtype=dtype, attention=main.attention, threads=options.threads)
+    model = open_model(folder, device=main.device.type, dtype=dtype, attention=main.attention, threads=options.threads)
     vocabulary = draft_vocabulary(tokens, model.module.config.vocab_size).to(main.device)
     is_shared = shares_encoder(main.module, model.module)
     encoder = None if is_shared else Encoder(model.module, is_int8)
@@ -105,12 +106,13 @@ def load_assistant(
 
 def shares_encoder(main: Any, assistant: Any) -> bool:
     """Returns whether two Whisper modules have the same encoder, up to the rounding of their stored number types."""
-    main_weights, assistant_weights = (dict(module.model.encoder.named_parameters()) for module in (main, assistant))
-    if {name: each.shape for name, each in main_weights.items()} != {
-        name: each.shape for name, each in assistant_weights.items()
-    }:
-        return False
-    return all(_is_close(main_weights[name], assistant_weights[name]) for name in main_weights)
+    encoders = (module.model.encoder.named_parameters() for module in (main, assistant))
+    for mine, theirs in zip_longest(*encoders):
+        if mine is None or theirs is None or (mine[0], mine[1].shape) != (theirs[0], theirs[1].shape):
+            return False
+        if not _is_close(mine[1], theirs[1]):
+            return False
+    return True
 
 
 def _is_close(weight: Tensor, other: Tensor) -> bool:

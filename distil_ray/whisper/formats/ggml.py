@@ -19,6 +19,7 @@ from distil_ray.whisper.formats.ggml_blocks import BLOCK, QUANTIZED, BlockType, 
 from distil_ray.whisper.formats.openai import from_openai_names, rename
 from distil_ray.whisper.formats.tensors import DIMENSIONS, FLOAT16, FLOAT32, Array, Checkpoint, Sizes, Tensor, map_file
 from distil_ray.whisper.formats.vocabulary import NUM_TEXT_TOKENS, require_text_tokens
+from distil_ray.whisper.mel_filters import mel_filters
 from distil_ray.whisper.weights_cache import WeightsError
 
 MAGIC = struct.pack("<I", 0x67676D6C)
@@ -184,11 +185,3 @@ def _write_tensor(file: BinaryIO, name: str, array: Array, dtype: str, kind: Blo
     _write_integers(file, array.ndim, len(encoded), code, *reversed(array.shape))
     file.write(encoded)
     file.write(data.tobytes())
-
-
-def mel_filters(num_mel_bins: int) -> NDArray[np.float32]:
-    """Returns Whisper's mel filters, shape (num_mel_bins, 201)."""
-    from transformers.audio_utils import mel_filter_bank
-
-    filters = mel_filter_bank(FREQUENCIES, num_mel_bins, 0.0, 8000.0, 16_000, norm="slaney", mel_scale="slaney")
-    return np.ascontiguousarray(filters.T, dtype=np.float32)
