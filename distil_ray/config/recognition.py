@@ -185,6 +185,11 @@ class DecodingConfig(Section):
         description="A chunk whose text compresses by more than this factor is repetitive, and is decoded again at the"
         " next temperature.",
     )
+    cut_loops: bool = Field(
+        True,
+        description="Where the text of a chunk repeats itself until it is cut off at max_new_tokens, write what is"
+        " repeated once. The flags remain. false: the text as decoded, as in transformers (Whisper checkpoints only).",
+    )
     # The other flags say that words are missing, not that the words are wrong.
     doubtful_flags: tuple[UnreliableTextFlag, ...] = Field(
         (

@@ -29,7 +29,7 @@ SUCCESS_FILE = "_SUCCESS"  # in a run's folder: every listed recording has its r
 TEMP_DIRS = ("parts", "attempts")  # in a run's folder: temporary files of an attempt; deleted at its end
 
 # Part of the fingerprint. Increase it whenever the code changes transcripts for the same settings.
-RECOGNITION_VERSION = 4
+RECOGNITION_VERSION = 5
 
 # Decoding settings in every fingerprint. Do not add new ones here: that would change the fingerprints of all outputs.
 _ALWAYS_HASHED = frozenset(

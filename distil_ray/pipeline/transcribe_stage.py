@@ -237,6 +237,7 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         no_speech_threshold=config.decoding.no_speech_threshold,
         logprob_threshold=config.decoding.logprob_threshold,
         compression_ratio_threshold=config.decoding.compression_ratio_threshold,
+        cut_loops=config.decoding.cut_loops,
         temperatures=config.decoding.temperatures,
         speculative=config.decoding.speculative,
         suppress_tokens=config.decoding.suppress_tokens,

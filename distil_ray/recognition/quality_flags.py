@@ -1,7 +1,7 @@
 """Quality flags of a chunk, and the detection of hallucinations.
 
-A flag never changes a text. It marks text that should be checked, and filters downstream decide. Each flag is a pure
-function of the chunk's tokens, text, scores and length. The flags are meant to be rare on clean speech (none occurred
+A flag marks text that should be checked, and filters downstream decide. Each flag is a pure function of the chunk's
+tokens, text, scores and length. The flags are meant to be rare on clean speech (none occurred
 on the clean sets of docs/recognition.md): they miss more hallucinations than they find.
 """
 
@@ -161,12 +161,28 @@ def is_doubtful(chunks: Iterable[tuple[float, str, Collection[str]]], doubtful_f
 
 def has_repetition_loop(tokens: Sequence[int]) -> bool:
     """Returns True if the tokens end in a repetition loop."""
+    return _loop_period(tokens) > 0
+
+
+def cut_repetition_loop(tokens: Sequence[int]) -> Sequence[int]:
+    """Returns the tokens with what is repeated at their end written once."""
+    period = _loop_period(tokens)
+    if not period:
+        return tokens
+    begin = len(tokens) - period
+    while begin and tokens[begin - 1] == tokens[begin - 1 + period]:
+        begin -= 1
+    return tokens[: begin + period]
+
+
+def _loop_period(tokens: Sequence[int]) -> int:
+    """Returns the length of what is repeated at the end of the tokens; 0 if they do not end in a repetition loop."""
     for period in range(1, min(MAX_LOOP_PERIOD, len(tokens) // 2) + 1):
         times = max(2 if period >= LONG_LOOP_PERIOD else 3, -(-MIN_LOOP_TOKENS // period))
         length = times * period
         if length <= len(tokens) and tokens[-length:-period] == tokens[-length + period :]:
-            return True
-    return False
+            return period
+    return 0
 
 
 def count_letters(text: str) -> int:

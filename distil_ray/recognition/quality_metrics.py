@@ -10,7 +10,15 @@ from dataclasses import replace
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult
-from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, NO_SPEECH, UNTRANSCRIBED_SPEECH, text_flags
+from distil_ray.recognition.quality_flags import (
+    MAX_TOKENS_REACHED,
+    MAX_UNTRANSCRIBED_S,
+    NO_SPEECH,
+    REPETITION_LOOP,
+    UNTRANSCRIBED_SPEECH,
+    cut_repetition_loop,
+    text_flags,
+)
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment
 from distil_ray.whisper.tokenizer import WINDOW_S, Tokens
 
@@ -59,8 +67,9 @@ def compose_hypothesis(
 ) -> Hypothesis:
     """Makes the hypothesis of a chunk, without word timestamps.
 
-    If the chunk counts as silent, tokens, text and segments are emptied, and `NO_SPEECH` is the only flag. The scores
-    remain those of the decoded text.
+    If the chunk counts as silent, tokens, text and segments are emptied, and `NO_SPEECH` is the only flag. If it is cut
+    off in a repetition loop, what is repeated is written once (`options.cut_loops`). Scores and other flags remain
+    those of the decoded text.
 
     Args:
         decoded: Result of the decoding.
@@ -93,6 +102,9 @@ def compose_hypothesis(
             duration_s=duration_s,
             options=options,
         )
+        if options.cut_loops and {MAX_TOKENS_REACHED, REPETITION_LOOP} <= set(flags):
+            ids = cut_repetition_loop(ids)
+            text = tokens.decode(ids)
     segments: tuple[Segment, ...] | None = None
     if options.timestamps != "none":
         segments = tuple(Segment(*span) for span in tokens.segments(ids, duration_s))

@@ -85,9 +85,23 @@ def test_a_loop_is_noticed_wherever_it_is_cut(prefix: list[int], loop: list[int]
     assert quality_flags.has_repetition_loop([*prefix, *loop * times, *loop[: cut % len(loop)]])
 
 
+@given(
+    st.lists(st.integers(0, 5), max_size=30),
+    st.lists(st.integers(0, 5), min_size=1, max_size=quality_flags.MAX_LOOP_PERIOD),
+    st.integers(0, quality_flags.MAX_LOOP_PERIOD),
+)
+def test_a_loop_is_cut_to_the_same_tokens_however_long_it_is(prefix: list[int], loop: list[int], cut: int) -> None:
+    times = 3 + quality_flags.MIN_LOOP_TOKENS // len(loop)
+    written = [*prefix, *loop * times, *loop[: cut % len(loop)]]
+    kept = quality_flags.cut_repetition_loop(written)
+    assert kept == written[: len(kept)] and 0 < len(kept) <= len(prefix) + len(loop)
+    assert quality_flags.cut_repetition_loop([*prefix, *loop * (times + 1)]) == kept
+
+
 @given(st.lists(st.integers(0, 50_000), max_size=60, unique=True))
 def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
     assert not quality_flags.has_repetition_loop(tokens)
+    assert quality_flags.cut_repetition_loop(tokens) == tokens
 
 
 def test_a_word_said_three_times_is_no_loop() -> None:

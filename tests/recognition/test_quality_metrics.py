@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult
-from distil_ray.recognition.quality_flags import HALLUCINATION_PHRASE, NO_SPEECH
+from distil_ray.recognition.quality_flags import HALLUCINATION_PHRASE, MAX_TOKENS_REACHED, NO_SPEECH, REPETITION_LOOP
 from distil_ray.recognition.quality_metrics import avg_logprob, compose_hypothesis, compression_ratio, is_no_speech
 from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import small_tokens
@@ -56,6 +56,22 @@ def test_a_silent_chunk_loses_its_words_and_keeps_the_evidence() -> None:
     assert hypothesis.no_speech_prob == 0.9
     assert hypothesis.avg_logprob == -20.0 / (len(words) + 1)
     assert hypothesis.compression_ratio == compression_ratio("thank you")
+
+
+@pytest.mark.parametrize(("cuts", "ended"), [(True, False), (False, False), (True, True)])
+def test_a_text_that_repeats_itself_until_it_is_cut_off_has_what_is_repeated_once(cuts: bool, ended: bool) -> None:
+    tokens = small_tokens()
+    thank, you = (tokens.tokenizer.encode(word, add_special_tokens=False).ids for word in (" thank", " you"))
+    decoded = DecodingResult((*thank, *you * 40), -4.0, 0.0, ended)
+    options = RecognizerOptions(cut_loops=cuts)
+    hypothesis = compose_hypothesis(decoded, 160_000, tokens=tokens, options=options)
+    is_cut = cuts and not ended
+    assert hypothesis.text == "thank" + " you" * (1 if is_cut else 40)
+    assert hypothesis.tokens == ((*thank, *you) if is_cut else decoded.tokens)
+    assert REPETITION_LOOP in hypothesis.quality_flags
+    assert (MAX_TOKENS_REACHED in hypothesis.quality_flags) != ended
+    assert hypothesis.avg_logprob == -4.0 / (len(decoded.tokens) + 1)
+    assert (hypothesis.compression_ratio or 0.0) > 2.4
 
 
 def test_without_a_threshold_no_words_are_lost() -> None:

@@ -25,7 +25,7 @@ from distil_ray.recognition.hallucinations import (
 from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import HALLUCINATION_DROPPED, NO_SPEECH
-from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment, TokenAlignment
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment
 from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, MAX_FRAMES, LongAudio
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Tokens
 
@@ -246,16 +246,15 @@ class SectionDecoder:
         """
         num_frames = decoding.num_frames
         is_silent = NO_SPEECH in hypothesis.quality_flags
+        ids = decoded.tokens if is_silent else hypothesis.tokens  # without the repetitions of a loop
         reading = (
-            WindowReading((), num_frames)
-            if is_silent
-            else read_window(decoded.tokens, num_frames, self._tokens.timestamp_begin)
+            WindowReading((), num_frames) if is_silent else read_window(ids, num_frames, self._tokens.timestamp_begin)
         )
         threshold_s = self._options.hallucination_silence_threshold_s
         if threshold_s is not None:
             # The rule moves the next window by the times of words, which may lie behind the last timestamp.
             whole = self._keep(decoding, task, decoded, hypothesis, reading, num_frames)
-            rest = decoding.skip_hallucinations(reading, decoded.tokens, whole, threshold_s)
+            rest = decoding.skip_hallucinations(reading, ids, whole, threshold_s)
             if len(rest.segments) < len(reading.segments):
                 hypothesis = replace(hypothesis, quality_flags=(*hypothesis.quality_flags, HALLUCINATION_DROPPED))
             reading = rest
@@ -276,10 +275,9 @@ class SectionDecoder:
         kept = keep_reading(hypothesis, reading, self._tokens, decoding.num_frames, has_segments)
         if self._options.timestamps != "word":
             return kept
-        alignment = keep_alignment(decoded.alignment, len(kept.tokens))
         text_language = "en" if self._options.task == "translate" else decoding.language
         num_samples = min(num_frames * HOP, len(task.pcm))
-        return add_words(kept, alignment, text_language, self._tokens, task.pcm, num_samples)
+        return add_words(kept, decoded.alignment, text_language, self._tokens, task.pcm, num_samples)
 
 
 def keep_reading(
@@ -304,13 +302,6 @@ def keep_reading(
     return replace(
         hypothesis, text=tokens.decode(kept), tokens=kept, segments=segments if timestamps else hypothesis.segments
     )
-
-
-def keep_alignment(alignment: TokenAlignment | None, num_tokens: int) -> TokenAlignment | None:
-    """Returns the alignment of the first tokens of a text."""
-    if alignment is None:
-        return None
-    return TokenAlignment(alignment.ends[:num_tokens], alignment.probabilities[:num_tokens])
 
 
 def check_sections(sections: Sequence[PCM16]) -> None:

@@ -34,7 +34,8 @@ def add_words(
 
     Args:
         hypothesis: Without words.
-        alignment: Of its tokens. None: the hypothesis is returned unchanged.
+        alignment: Of its tokens, and of tokens that were cut off behind them. None: the hypothesis is returned
+            unchanged.
         language: That the text is written in.
         tokens: Of the checkpoint.
         pcm: The chunk, int16, shape (num_samples,).
@@ -47,6 +48,8 @@ def add_words(
         return hypothesis
     if not hypothesis.tokens:
         return replace(hypothesis, words=(), alignment=TokenAlignment((), ()))
+    num_tokens = len(hypothesis.tokens)
+    alignment = TokenAlignment(alignment.ends[:num_tokens], alignment.probabilities[:num_tokens])
     groups = split_words(hypothesis.tokens, language, tokens)
     intervals = _word_intervals(groups, alignment, pcm, len(pcm) if num_samples is None else num_samples)
     words = tuple(_word(group, interval, alignment) for group, interval in zip(groups, intervals, strict=True))

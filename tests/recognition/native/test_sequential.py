@@ -17,6 +17,7 @@ from distil_ray.recognition.native.sequential import (
     keep_reading,
     read_window,
 )
+from distil_ray.recognition.quality_metrics import compose_hypothesis
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, Segment, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import Tokens
 
@@ -150,14 +151,33 @@ def test_words_lie_before_the_next_window(whisper_tiny_en: Path) -> None:
     words = tokens.tokenizer.encode(" one two three four", add_special_tokens=False).ids
     ids = (begin, *words[:1], begin + 100, begin + 100, *words[1:3], begin + 200, begin + 200, words[3])
     alignment = TokenAlignment((0, 60, 100, 100, 203, 230, 230, 230, 300), (0.9,) * len(ids))
-    decoder.next_task(
-        decoding, decoder.task(0, decoding), DecodingResult(ids, -1.0, 0.0, True, alignment=alignment), _hypothesis()
-    )
+    decoded = DecodingResult(ids, -1.0, 0.0, True, alignment=alignment)
+    decoder.next_task(decoding, decoder.task(0, decoding), decoded, Hypothesis("", ids))
     (window,) = decoding.windows
     assert window.num_samples == 4 * SAMPLE_RATE
     times = [(word.text, word.start_s, word.end_s) for word in window.hypothesis.words or ()]
     assert times == [("one", 0.0, 1.2), (" two", 2.0, 3.98), (" three", 3.98, 4.0)]
     assert window.hypothesis.segments == (Segment(0.0, 1.2, "one"), Segment(2.0, 4.0, "two three"))
+
+
+def test_a_loop_is_not_told_to_the_next_window(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    options = RecognizerOptions(long_form=True, timestamps="word", condition_on_previous_text=True, cut_loops=True)
+    decoder = SectionDecoder(tokens, options)
+    pcm = np.random.default_rng(3).normal(0, 2000, 50 * SAMPLE_RATE).astype(np.int16)
+    decoding = SectionDecoding(pcm, "en", None, tokens, True)
+    well, so = (tokens.tokenizer.encode(word, add_special_tokens=False).ids for word in (" Well,", " and so on"))
+    ids = (tokens.timestamp_begin, *well, *so * 50)
+    decoded = DecodingResult(ids, -9.0, 0.0, False, alignment=TokenAlignment((*range(len(ids)),), (0.9,) * len(ids)))
+    hypothesis = compose_hypothesis(decoded, 30 * SAMPLE_RATE, tokens=tokens, options=options)
+    following = decoder.next_task(decoding, decoder.task(0, decoding), decoded, hypothesis)
+    (window,) = decoding.windows
+    assert window.hypothesis.text == "Well, and so on"
+    assert [word.text for word in window.hypothesis.words or ()] == ["Well,", " and", " so", " on"]
+    assert window.hypothesis.alignment is not None
+    assert len(window.hypothesis.alignment.ends) == len(window.hypothesis.tokens) == 1 + len(well) + len(so)
+    assert following is not None
+    assert tokens.decode(following.prompt[: following.num_previous]) == "Well, and so on"
 
 
 def test_only_the_first_window_of_a_section_has_the_prefix(whisper_tiny_en: Path) -> None:
