@@ -9,7 +9,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench test test-all test-random test-isolated fuzz faults lint types docs clean
+.PHONY: help demo bench gpu-check test test-all test-random test-isolated fuzz faults lint types docs clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -21,6 +21,9 @@ demo: $(INSTALLED) ## transcribe sample speech on this machine, from and to a lo
 
 bench: $(INSTALLED) ## compare speed and WER with other programs (the first call installs them into .bench)
 	@$(PY) jobs/benchmark.py engines rounds=1 $(ARGS)
+
+gpu-check: $(INSTALLED) ## check an NVIDIA GPU in ten minutes: tokens, speed, memory, advice; writes .bench/reports/gpu.html
+	@$(PY) jobs/benchmark.py gpu-check $(ARGS)
 
 test: $(INSTALLED) ## run the tests, except slow ones
 	@$(PY) -m pytest $(PARALLEL) $(ARGS)

@@ -211,6 +211,20 @@ class GpuSettings:
     report: str = option(".bench/reports", "folder for gpu.json")
 
 
+@dataclass(frozen=True, slots=True)
+class GpuCheckSettings(GpuSettings):
+    """A check of a GPU with the packaged weights: its tokens compared with the CPU's, its speed, and what to try.
+
+    Writes gpu.html, a page with plots, beside gpu.json.
+    """
+
+    models: tuple[str, ...] = option(
+        ("packaged:whisper-base", "packaged:whisper-tiny.en"),
+        "real weights, as in model.name; all are compared with the CPU, and the first one is also timed",
+    )
+    speech: str = option("", "folder, glob or manifest of English speech with references; default: the demo's samples")
+
+
 COMMANDS: dict[str, type] = {
     "pipeline": PipelineSettings,
     "planning": PlanningSettings,
@@ -222,6 +236,7 @@ COMMANDS: dict[str, type] = {
     "speculative": SpeculativeSettings,
     "passes": PassesSettings,
     "gpu": GpuSettings,
+    "gpu-check": GpuCheckSettings,
 }
 
 

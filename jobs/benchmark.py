@@ -10,6 +10,7 @@
     speculative  decoding with an assistant compared with decoding without
     passes       predicted speed-up of speculative decoding, by model shape
     gpu          the GPU path compared with the chip's limits and other programs
+    gpu-check    the same with packaged weights and the demo's speech, and a page of the result
 
     python jobs/benchmark.py COMMAND [key=value ...]
 
@@ -43,6 +44,7 @@ MEASURES = {
     "speculative": "speculative.command:measure_drafting",
     "passes": "speculative.cost:measure_passes",
     "gpu": "gpu.command:measure_gpu",
+    "gpu-check": "gpu.check:check_gpu",
 }
 
 

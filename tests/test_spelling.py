@@ -39,6 +39,7 @@ ALLOWED = {
     "distil_ray/export/formats/ass.py": {"colour", "dialogue"},  # names of fields and lines of the format
     "tests/export/": {"dialogue"},
     "distil_ray/report/templates/": {"labelled"},  # aria-labelledby
+    "benchmarks/gpu/templates/": {"labelled"},
 }
 
 

@@ -21,7 +21,8 @@ from rich.console import Console
 
 from benchmarks import machine
 from benchmarks.comparison.interleave import ROOT
-from benchmarks.gpu.report import Report, make_tables
+from benchmarks.gpu.findings import find_conclusions
+from benchmarks.gpu.report import Report, describe_record, make_tables
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.worker import Job
 from benchmarks.settings import GpuSettings
@@ -35,10 +36,19 @@ Start = Callable[[Job], Iterator[Found]]  # yields what is found; {"failed": rea
 
 
 def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = None) -> ExitCode:
-    """Prints the tables and writes gpu.json.
+    """Prints tables and conclusions, and writes gpu.json.
 
     Returns:
         `ExitCode.FAILED` if tokens in float32 differ from the CPU's.
+    """
+    return print_report(measure_report(settings, console, start), console)
+
+
+def measure_report(settings: GpuSettings, console: Console, start: Start | None = None) -> Report:
+    """Makes all measurements that fit into the time budget; writes gpu.json after each of them.
+
+    Raises:
+        SettingsError: There is no GPU, or a setting is wrong.
     """
     _check(settings)
     ends = time.monotonic() + settings.budget_s
@@ -55,11 +65,19 @@ def measure_gpu(settings: GpuSettings, console: Console, start: Start | None = N
                 console.print(f"  left out: {found['failed']}", markup=False, soft_wrap=True)
             else:
                 report.found.append(found)
-                console.print(f"  {json.dumps(found)}", markup=False, soft_wrap=True)
+                if line := describe_record(found):
+                    console.print(f"  {line}", markup=False, soft_wrap=True)
             report.write(Path(settings.report) / "gpu.json")
     report.write(Path(settings.report) / "gpu.json")
+    return report
+
+
+def print_report(report: Report, console: Console) -> ExitCode:
+    """Prints tables and conclusions; returns `ExitCode.FAILED` if tokens in float32 differ from the CPU's."""
     for table in make_tables(report):
         console.print(table)
+    for finding in find_conclusions(report):
+        console.print(f"{finding.level:4}  {finding.text} {finding.advice}".rstrip(), markup=False, soft_wrap=True)
     console.print(machine.format_machine(report.machine), soft_wrap=True)
     return ExitCode.FAILED if any(found.get("differing") for found in report.found) else ExitCode.DONE
 
@@ -126,9 +144,14 @@ def _within(job: Job, left_s: float) -> Job:
     return replace(job, limit_s=min(job.limit_s, left_s))
 
 
-def _check(settings: GpuSettings) -> None:
-    if settings.device == "cuda" and not torch.cuda.is_available():
+def check_device(device: str) -> None:
+    """Raises `SettingsError` if torch cannot use the device."""
+    if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("device=cuda: there is no GPU that torch can use here; device=cpu tries the benchmark out")
+
+
+def _check(settings: GpuSettings) -> None:
+    check_device(settings.device)
     if unknown := set(settings.shapes) - set(SHAPES):
         raise SettingsError(f"shapes={','.join(sorted(unknown))}: known are {', '.join(SHAPES)}")
     for model in settings.models:

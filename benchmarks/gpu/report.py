@@ -68,6 +68,19 @@ def ratios(report: Report) -> dict[str, float]:
     }
 
 
+def describe_record(record: dict[str, Any]) -> str | None:
+    """Returns a measurement as a line of progress; None for records that only the report needs."""
+    kind = record.get("measure")
+    if kind == "speed":
+        name = f"{record['engine']}, {record['window']} windows, {_batch(record)} chunks together"
+        return f"{name}: {record['failed']}" if "failed" in record else f"{name}: RTFx {record['rtfx']:,.1f}"
+    if kind == "tokens":
+        return f"{record['window']} windows: {record['differing']} of {record['chunks']} chunks differ from the CPU"
+    if kind == "errors":
+        return f"{record['dtype']}: WER {100 * record['wer']:.2f} %"
+    return record["name"] if kind == "device" else None
+
+
 def _batch(speed: dict[str, Any]) -> str:
     """Returns the batch size as requested, and the number of slots if memory allowed fewer."""
     asked, slots = speed["batch_size"], speed.get("slots", speed["batch_size"])

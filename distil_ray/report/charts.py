@@ -108,6 +108,7 @@ def plot_series(
     has_drifted: Sequence[bool],
     factor: float,
     name: str,
+    unit: str = "runs",
 ) -> Plot | None:
     """Returns a line plot of a metric over runs, oldest first, or None if there are no values.
 
@@ -118,6 +119,7 @@ def plot_series(
         has_drifted: True for values outside their limits, which are drawn as squares; others are drawn as dots.
         factor: Factor for values and bounds; 100 converts fractions to percent.
         name: Name of the metric.
+        unit: What the x axis lists, in plural.
     """
     values, bounds = (
         [_scaled(value, factor) for value in values],
@@ -152,7 +154,7 @@ def plot_series(
     every = max(1, math.ceil(len(labels) / 5))
     names = tuple((at[index], labels[index]) for index in range(0, len(labels), every))
     last = next(value for value in reversed(values) if value is not None)
-    return Plot(f"{name}: {len(known)} runs, last value {_plain(last, 2)}", tuple(shapes), names, ticks)
+    return Plot(f"{name}: {len(known)} {unit}, last value {_plain(last, 2)}", tuple(shapes), names, ticks)
 
 
 def svg_document(width: float, height: float, elements: Sequence[str]) -> str:

@@ -21,9 +21,15 @@ TEMPLATES = Path(__file__).parent / "templates"
 _AUDIO = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)')
 
 
-def render(template: str, **context: Any) -> bytes:
-    """Returns a page as UTF-8. All values of `context` are escaped, and credentials are redacted."""
-    parts = _AUDIO.split(_environment().get_template(template).render(context))  # text, audio, text, …
+def render(template: str, *, templates: Path = TEMPLATES, **context: Any) -> bytes:
+    """Returns a page as UTF-8. All values of `context` are escaped, and credentials are redacted.
+
+    Args:
+        template: Name of the template file.
+        templates: Its folder. A template of another folder can extend those of this package.
+        context: Values for the template.
+    """
+    parts = _AUDIO.split(_environment(templates).get_template(template).render(context))  # text, audio, text, …
     secrets = environment_secrets()
     parts[::2] = [redact(text, secrets) for text in parts[::2]]
     return "".join(parts).encode()
@@ -59,9 +65,9 @@ def shortened(identity: str) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment(templates: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([templates, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -21,16 +21,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from benchmarks.gpu import baselines, command, limits, native
+from benchmarks.gpu.check import check_gpu, render_page
 from benchmarks.gpu.command import measure_gpu, plan_jobs, run_in_subprocess
+from benchmarks.gpu.findings import find_conclusions
 from benchmarks.gpu.report import Report, ratios, shares
 from benchmarks.gpu.shapes import SHAPES, ModelShape
 from benchmarks.gpu.speech import count_word_errors, normalize_words, read_clips
 from benchmarks.gpu.work import Workload, decoder_weights, encoder_operations, minimum_work
 from benchmarks.gpu.worker import Job, run_job
-from benchmarks.settings import GpuSettings
+from benchmarks.settings import GpuCheckSettings, GpuSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
-from tests.support.clips import manifest_rows
+from distil_ray.recognition.base import RecognizerOptions
+from tests.support.clips import load_samples, manifest_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ModelShape(128, 2, 2, num_mel_bins=80, vocab_size=300)
@@ -191,6 +194,83 @@ def test_shares_and_ratios_follow_from_what_was_found() -> None:
     (share,) = shares(report)
     assert share["share_of_limit"] == pytest.approx(0.5)
     assert ratios(report) == {"native, gated windows": 2.5}
+
+
+def test_a_chosen_batch_size_is_that_of_the_loop(whisper_tiny_en: Path) -> None:
+    options = RecognizerOptions(dtype="float32", window="gated", batch_size=1)
+    recognizer = native.MeasuredRecognizer(whisper_tiny_en, options, is_random=False)
+    pcm = load_samples("cards-001")
+    one = native.transcribe(recognizer, [pcm])
+    recognizer.choose("gated", 2)
+    assert native.transcribe(recognizer, [pcm, pcm]) == 2 * one
+    assert recognizer.slots == 2
+    assert [loop._cache.slots for loop in recognizer._loops.values()] == [2]
+
+
+SPEED = {"measure": "speed", "model": "large-v3", "engine": "native", "window": "gated", "peak_gib": 1.0, "wall_s": 1.0}
+ALL_GOOD: list[dict[str, Any]] = [
+    {"measure": "device", "name": "NVIDIA Test"},
+    {"measure": "tokens", "model": "base", "window": "full", "chunks": 4, "differing": 0},
+    {"measure": "errors", "model": "base", "dtype": "float32", "wer": 0.05},
+    {"measure": "errors", "model": "base", "dtype": "bfloat16", "wer": 0.0505},
+    {"measure": "warnings", "model": "base", "warnings": ["model.attention=auto: sdpa"]},
+    {"measure": "attention", "with_mask_s": 1.1, "without_s": 1.0},
+    {**SPEED, "batch_size": 64, "rtfx": 990.0, "phases": {"encoder": 0.7, "steps": 0.25, "rest": 0.05, "all": 1.0}},
+    {**SPEED, "batch_size": 256, "rtfx": 1000.0},
+    {**SPEED, "batch_size": 16, "rtfx": 500.0, "engine": "generate, static cache", "window": "full"},
+]
+
+
+def test_a_run_without_faults_has_only_good_conclusions_and_the_smallest_of_the_fast_batches() -> None:
+    found = find_conclusions(Report({}, {}, ALL_GOOD, []))
+    assert {finding.level for finding in found} == {"good"}
+    texts = " ".join(finding.text for finding in found)
+    assert "all 4 compared chunks have the tokens of the CPU" in texts
+    assert "RTFx 990 with decoding.batch_size=64, 1.0 GiB of GPU memory; 2.0 times as fast as generate" in texts
+
+
+@pytest.mark.parametrize(
+    ("record", "level", "text"),
+    [
+        ({"measure": "tokens", "model": "b", "window": "gated", "chunks": 3, "differing": 1}, "bad", "1 of 3 chunks"),
+        ({"measure": "errors", "model": "base", "dtype": "float16", "wer": 0.06}, "warn", "6.00 % in float16, 1.00"),
+        ({"measure": "warnings", "warnings": ["CUDA graphs: off (no memory)"]}, "warn", "CUDA graphs: off (no memory)"),
+        ({"measure": "attention", "with_mask_s": 3.0, "without_s": 1.0}, "warn", "3.0 times as long with its mask"),
+        (
+            {**SPEED, "batch_size": 64, "rtfx": 1.0, "phases": {"steps": 0.6, "rest": 0.4, "all": 1.0}},
+            "warn",
+            "waits for the host in 40 %",
+        ),
+        (
+            {**SPEED, "batch_size": 8, "rtfx": 2000.0, "engine": "generate, growing cache", "window": "full"},
+            "warn",
+            "0.5 times as fast as generate, growing cache",
+        ),
+    ],
+)
+def test_each_fault_has_a_sentence(record: dict[str, Any], level: str, text: str) -> None:
+    (first, *_) = find_conclusions(Report({}, {}, [*ALL_GOOD, record], []))
+    assert first.level == level and text in first.text and first.advice
+
+
+def test_the_page_has_the_conclusions_and_a_plot_of_each_engine_and_escapes_names() -> None:
+    machine = {"processor": "p", "arithmetic": ["avx2"], "cpus": 2, "memory_gib": 1, "date": "d", "packages": {}}
+    left_out = [{"job": "native <b>", "reason": "ended after 60 s"}]
+    page = render_page(Report(machine, {"dtype": "bfloat16", "chunk_s": 15.0}, ALL_GOOD, left_out)).decode()
+    assert "This GPU works; something is slow or was not measured" in page
+    assert "Not measured: native &lt;b&gt;: ended after 60 s." in page
+    assert page.count("<svg") == 4  # speed and memory of two programs
+    assert "RTFx: 2 batch sizes, last value 1,000" in page
+
+
+@pytest.mark.slow
+def test_the_check_of_a_gpu_writes_its_page(tmp_path: Path, clips: Path) -> None:
+    words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", "models=packaged:whisper-tiny.en", "num_clips=1"]
+    settings = parse_options(GpuCheckSettings, [*words, f"speech={clips / 'manifest.jsonl'}", f"report={tmp_path}"])
+    console = Console(file=io.StringIO(), width=200)
+    assert check_gpu(settings, console) == ExitCode.DONE
+    assert "tokens of the CPU" in (tmp_path / "gpu.html").read_text()
+    assert json.loads((tmp_path / "gpu.json").read_text())["left_out"] == []
 
 
 def test_clips_are_read_from_a_folder_or_a_manifest_and_others_are_passed_over(tmp_path: Path) -> None:
