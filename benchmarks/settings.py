@@ -73,6 +73,29 @@ class AccuracySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FormatsSettings:
+    """A checkpoint in every format: read by this package, and run in the program that each format belongs to.
+
+    The tokens of the programs are compared with those of transformers in float32.
+    """
+
+    model: str = option("packaged:whisper-base", "checkpoint: packaged:..., local folder, hub id")
+    clips: str = option("", "folder, glob or manifest of speech with references; default: the demo's samples")
+    column: str = option("set", "column of the manifest that divides the corpus into sets")
+    sets: tuple[str, ...] = option((), "values of this column to use; default: all")
+    num_clips: int = option(48, "clips of each set (up to 30 s) at most, chosen at random with a fixed seed")
+    language: str = option("en", "language of the speech")
+    max_tokens: int = option(200, "maximum number of tokens of a clip")
+    read: bool = option(True, "read the files with this package")
+    run: bool = option(True, "run the files in other programs")
+    programs: tuple[str, ...] = option((), "programs to run, beside transformers; default: all")
+    threads: int = option(1, "CPU threads of every program")
+    install: bool = option(True, "install missing programs; false leaves them out")
+    cache_dir: str = option(".bench", "folder for environments, written files and WAV files")
+    report: str = option(".bench/reports", "folder for formats.json")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsSettings:
     """Two checkpoints compared: generation time, parameters, decoder parameters."""
 
@@ -230,6 +253,7 @@ COMMANDS: dict[str, type] = {
     "planning": PlanningSettings,
     "engines": EnginesSettings,
     "accuracy": AccuracySettings,
+    "formats": FormatsSettings,
     "models": ModelsSettings,
     "exactness": ExactnessSettings,
     "times": TimesSettings,

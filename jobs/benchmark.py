@@ -4,6 +4,7 @@
     planning     time and memory of planning very many recordings
     engines      speed and WER compared with other programs
     accuracy     WER in every mode, compared with other programs' defaults
+    formats      a checkpoint in every format, read and run in other programs
     models       two checkpoints compared: time, parameters, WER
     exactness    tokens compared with transformers' generate
     times        word timestamps compared with known ones
@@ -38,6 +39,7 @@ MEASURES = {
     "planning": "planning.command:measure_planning",
     "engines": "comparison.command:compare_engines",
     "accuracy": "accuracy.command:compare_accuracy",
+    "formats": "formats.command:measure_formats",
     "models": "comparison.models:compare_models",
     "exactness": "exactness.command:compare_with_generate",
     "times": "word_times.command:measure_times",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from distil_ray.whisper.conversion import (
+    FILE_SUFFIXES,
     ForeignWeights,
     convert_once,
     converted_folder,
@@ -124,8 +125,9 @@ def locate(
 
 
 def is_hub_id(name: str) -> bool:
-    """Returns True for owner/name, unless it is a local file or folder."""
-    return not is_remote(name) and _HUB_ID.fullmatch(name) is not None and not Path(name).exists()
+    """Returns True for owner/name, unless it is a local file or folder, or the name of a file of weights."""
+    is_id = _HUB_ID.fullmatch(name) is not None and not name.endswith(FILE_SUFFIXES)
+    return is_id and not is_remote(name) and not Path(name).exists()
 
 
 def local_path(name: str) -> Path:

@@ -173,8 +173,16 @@ def test_the_rules_of_ctranslate2_are_kept(checkpoint: Checkpoint, tmp_path: Pat
     folder = fetch_weights(str(path), cache_dir=tmp_path / "cache")
     assert json.loads((folder / "generation_config.json").read_text()).items() >= rules.items()
 
-    (path / "config.json").write_text(json.dumps({"alignment_heads": [[1, 0]]}))
-    with pytest.raises(WeightsError, match="alignment_heads names heads that the decoder does not have"):
+    (path / "config.json").write_text(json.dumps({"alignment_heads": [[1, 0]]}))  # a teacher's
+    folder = fetch_weights(str(path), cache_dir=tmp_path / "cache")
+    assert json.loads((folder / "generation_config.json").read_text())["alignment_heads"] == [[1, 0]]
+
+
+@pytest.mark.parametrize("rules", [{"alignment_heads": [[1]]}, {"suppress_ids": [VOCAB_SIZE]}, {"suppress_ids": "all"}])
+def test_rules_that_are_none_are_refused(rules: dict[str, Any], checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = put(write_ctranslate2, checkpoint, tmp_path / "model")
+    (path / "config.json").write_text(json.dumps(rules))
+    with pytest.raises(WeightsError, match="states suppressed tokens or alignment heads that are none"):
         fetch_weights(str(path), cache_dir=tmp_path / "cache")
 
 
@@ -263,6 +271,12 @@ def test_weights_of_other_sizes_than_the_config_are_refused(checkpoint: Checkpoi
     (path / "config.json").write_text(json.dumps(config | {"d_model": 64}))
     with pytest.raises(WeightsError, match=r"has the shape .*; its sizes require"):
         fetch_weights(str(path), cache_dir=tmp_path / "cache")
+
+
+def test_a_missing_file_is_not_looked_up_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"model\.name=models/large\.pt: there is no such local folder or file"):
+        fetch_weights("models/large.pt", cache_dir=tmp_path / "cache")
 
 
 def test_a_safetensors_file_is_named_by_its_folder(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from torch.nn import functional
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.whisper.features import HOP, SAMPLES_PER_POSITION
+from distil_ray.whisper.formats.model_files import upper_layer_heads
 
 LAST_TOKENS = 3  # of a text, whose attention gives its end
 ROWS_AT_ONCE = 8  # the weights of large checkpoints take 50 MB per row
@@ -143,7 +144,7 @@ def choose_alignment_heads(
     the teacher's list, which then names layers that do not exist. Without a usable list a checkpoint gets openai's
     default: every head of the upper half of the layers.
     """
-    default = [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]
+    default = upper_layer_heads(layers, heads)
     if not named:
         return (
             default,

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from distil_ray.whisper.formats.model_files import read_json
+from distil_ray.whisper.formats.model_files import read_json, upper_layer_heads
 from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, Array, Checkpoint, Sizes, Tensor, map_file
 from distil_ray.whisper.formats.vocabulary import EOT, to_bytes, token_texts
 from distil_ray.whisper.weights_cache import WeightsError
@@ -125,7 +125,13 @@ def read(path: Path) -> Checkpoint:
         "alignment_heads": "alignment_heads",
     }
     generation = {ours: rules[theirs] for ours, theirs in keys.items() if rules.get(theirs)}
+    if generation.get("alignment_heads") == _upper_heads(checkpoint.sizes):  # none are known: see `write`
+        del generation["alignment_heads"]
     return replace(checkpoint, vocabulary=_vocabulary(path.parent), generation=generation)
+
+
+def _upper_heads(sizes: Sizes) -> list[list[int]]:
+    return [list(head) for head in upper_layer_heads(sizes.decoder_layers, sizes.decoder_attention_heads)]
 
 
 def _vocabulary(folder: Path) -> tuple[bytes, ...] | None:
@@ -282,6 +288,9 @@ def _num_layers(variables: Variables, side: str) -> int:
 def write(checkpoint: Checkpoint, folder: Path, dtype: str = FLOAT32) -> None:
     """Writes a checkpoint for CTranslate2.
 
+    Without alignment heads, or with some that the decoder does not have, all heads of its upper layers are named, as
+    CTranslate2's own converter does: its word timestamps fail on an empty list.
+
     Args:
         checkpoint: The checkpoint, with its tokenizer.
         folder: An existing folder.
@@ -292,14 +301,16 @@ def write(checkpoint: Checkpoint, folder: Path, dtype: str = FLOAT32) -> None:
         raise WeightsError(f"{checkpoint.source}: has no tokenizer.json")
     with open(folder / WEIGHTS, "wb") as file:
         _write_model(file, variables_of(checkpoint), dtype)
-    generation = checkpoint.generation
+    generation, sizes = checkpoint.generation, checkpoint.sizes
+    heads = generation.get("alignment_heads") or []
+    are_inside = all(layer < sizes.decoder_layers and head < sizes.decoder_attention_heads for layer, head in heads)
     rules = {
         "suppress_ids": generation.get("suppress_tokens") or [],
         "suppress_ids_begin": generation.get("begin_suppress_tokens") or [],
         "lang_ids": sorted((generation.get("lang_to_id") or {}).values()),
-        "alignment_heads": generation.get("alignment_heads") or [],
+        "alignment_heads": heads if heads and are_inside else _upper_heads(sizes),
     }
-    texts = token_texts(tokenizer, checkpoint.sizes.vocab_size)
+    texts = token_texts(tokenizer, sizes.vocab_size)
     for name, content in ((CONFIG, rules), (VOCABULARIES[0], texts), ("tokenizer.json", tokenizer)):
         (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 

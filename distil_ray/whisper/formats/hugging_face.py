@@ -37,6 +37,7 @@ from distil_ray.whisper.formats.tensors import (
 )
 from distil_ray.whisper.formats.vocabulary import (
     ENGLISH_SIZE,
+    NUM_TEXT_TOKENS,
     check_tokenizer,
     make_tokenizer,
     require_known_size,
@@ -90,7 +91,7 @@ def write_folder(
         files |= {name: companions[name] for name in COMPANIONS if name in companions and name != "tokenizer.json"}
     if "generation_config.json" not in files:
         stated = dict(checkpoint.generation)
-        _check_heads(source, stated.get("alignment_heads") or [], sizes)
+        _check_rules(source, stated, sizes)
         if not {"suppress_tokens", "begin_suppress_tokens"} <= stated.keys():
             suppressed, first = suppressed_tokens(tokenizer)
             stated = {"suppress_tokens": suppressed, "begin_suppress_tokens": first} | stated
@@ -126,19 +127,24 @@ def _describes(config: Json | None, sizes: Sizes) -> bool:
         return False
     try:
         return Sizes.from_config(config) == sizes
-    except KeyError:
+    except (KeyError, WeightsError):
         return False
 
 
-def _check_heads(source: str, heads: Any, sizes: Sizes) -> None:
+def _check_rules(source: str, stated: Json, sizes: Sizes) -> None:
+    """Checks the ids and alignment heads that a source states.
+
+    Heads of layers that the decoder does not have are no error, here as elsewhere: students keep their teacher's.
+    """
     try:
-        inside = all(
-            0 <= layer < sizes.decoder_layers and 0 <= head < sizes.decoder_attention_heads for layer, head in heads
-        )
+        ids = [token for key in ("suppress_tokens", "begin_suppress_tokens") for token in stated.get(key) or []]
+        are_ids = all(isinstance(token, int) and 0 <= token < sizes.vocab_size for token in ids)
+        heads = [number for layer, head in stated.get("alignment_heads") or [] for number in (layer, head)]
+        are_heads = all(isinstance(number, int) and number >= 0 for number in heads)
     except (TypeError, ValueError):
-        inside = False
-    if not inside:
-        raise WeightsError(f"{source}: alignment_heads names heads that the decoder does not have")
+        are_ids = are_heads = False
+    if not are_ids or not are_heads:
+        raise WeightsError(f"{source}: its config.json states suppressed tokens or alignment heads that are none")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -162,13 +168,15 @@ def read_folder(folder: Path) -> Checkpoint:
     """Reads a Hugging Face folder. The tensors are loaded when they are needed; bfloat16 becomes float32, exactly.
 
     Raises:
-        WeightsError: Tensors and config do not match, or the tokenizer is that of another vocabulary.
+        WeightsError: A file is damaged, tensors and config do not match, or the tokenizer is another model's.
     """
     config, tokenizer = read_json(folder / "config.json") or {}, read_json(folder / "tokenizer.json") or {}
     try:
         sizes, tokenizer = Sizes.from_config(config), complete_tokenizer(tokenizer)
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise WeightsError(f"{folder}: config.json or tokenizer.json is not Whisper's ({error!r})") from error
+    if sizes.vocab_size in NUM_TEXT_TOKENS:  # others may have entries without a token
+        check_tokenizer(str(folder), tokenizer, sizes.vocab_size)
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= _safetensors(path)
@@ -178,11 +186,14 @@ def read_folder(folder: Path) -> Checkpoint:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     from distil_ray.whisper.formats.torch_files import lazy_tensor
 
-    file: Any = safe_open(path, framework="pt")
+    try:
+        file: Any = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: cannot be loaded ({error}); it is damaged or not complete") from error
 
     def load(name: str) -> Array:
         return lazy_tensor(file.get_tensor(name)).load()

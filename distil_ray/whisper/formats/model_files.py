@@ -209,3 +209,8 @@ def published_alignment_heads(sizes: Sizes) -> list[list[int]]:
     """Returns (layer, head) of the alignment heads of the only checkpoint of OpenAI of these sizes; empty if none."""
     found = _ALIGNMENT_HEADS.get((sizes.encoder_layers, sizes.decoder_layers, sizes.d_model, sizes.vocab_size), "")
     return [[int(number) for number in pair.split(".")] for pair in found.split()]
+
+
+def upper_layer_heads(layers: int, heads: int) -> list[tuple[int, int]]:
+    """Returns (layer, head) of every head of the upper half of the layers, OpenAI's choice where none are known."""
+    return [(layer, head) for layer in range(layers // 2, layers) for head in range(heads)]

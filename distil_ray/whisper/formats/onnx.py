@@ -2,7 +2,8 @@
 
 A folder holds the small files, and in ``onnx/`` the encoder and the decoder with its cache, which are
 ``encoder_model.onnx`` and ``decoder_model_merged.onnx`` in float32, and ``…_quantized.onnx`` with int8 matrices. The
-exporter (optimum-onnx) requires transformers 4, so that it runs in a Python environment of its own.
+tensors of a graph of more than 2 GB are in a file beside it, ``….onnx_data``, which config.json tells transformers.js.
+The exporter (optimum-onnx) requires transformers 4, so that it runs in a Python environment of its own.
 """
 
 import shutil
@@ -12,11 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distil_ray.whisper.companion_files import add_companion_files
+from distil_ray.whisper.formats.model_files import read_json, write_json
 from distil_ray.whisper.formats.tensors import FLOAT32
 from distil_ray.whisper.weights_cache import WeightsError
 
 INT8 = "int8"
 GRAPHS = ("encoder_model", "decoder_model_merged")
+SETTINGS = "transformers.js_config"  # its settings in config.json
 TASK = "automatic-speech-recognition-with-past"
 REQUIREMENT = "optimum-onnx[onnxruntime]>=0.1"
 _MODULES = "import onnxruntime.quantization, optimum.exporters.onnx"
@@ -47,6 +50,7 @@ def write(folder: Path, target: Path, dtypes: Sequence[str], python: str) -> Non
         add_companion_files(model)
         export = [*isolated, "-m", "optimum.exporters.onnx", "--model", str(model), "--task", TASK]
         _run([*export, str(exported)], "the ONNX exporter failed")
+        external: dict[str, bool] = {}
         for graph in GRAPHS:
             source, written = exported / f"{graph}.onnx", target / "onnx" / f"{graph}.onnx"
             if INT8 in dtypes:
@@ -54,9 +58,16 @@ def write(folder: Path, target: Path, dtypes: Sequence[str], python: str) -> Non
                 _run([*isolated, str(_QUANTIZE), str(source), str(quantized)], "onnxruntime could not quantize")
             if FLOAT32 in dtypes:
                 shutil.move(source, written)
+                if (data := source.with_name(f"{source.name}_data")).exists():
+                    shutil.move(data, written.with_name(data.name))
+                    external[written.name] = True
         for path in sorted(model.iterdir()):
             if path.suffix in (".json", ".txt") and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, target / path.name)
+    if external:
+        config = read_json(target / "config.json") or {}
+        settings = {**config.get(SETTINGS, {}), "use_external_data_format": external}
+        write_json(target / "config.json", {**config, SETTINGS: settings})
 
 
 def _missing(python: str) -> str:

@@ -14,7 +14,7 @@ def main(source: str, target: str) -> None:
     import onnx  # type: ignore[import-not-found, unused-ignore]
     from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped, unused-ignore]
 
-    graph: Any = onnx.load_model(source)
+    graph: Any = onnx.load_model(source, load_external_data=False)
     has_convolutions = any(node.op_type == "Conv" for node in graph.graph.node)
     quantize_dynamic(
         model_input=source,

@@ -74,7 +74,7 @@ class Sizes:
         """
         for name in DIMENSIONS:
             value = dimensions.get(name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIZE:
+            if not _is_size(value):
                 raise WeightsError(
                     f"{source}: the dimension {name} is {value!r}; the file is damaged or no Whisper model"
                 )
@@ -86,14 +86,27 @@ class Sizes:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Sizes":
-        """Returns the sizes of a config.json."""
+        """Returns the sizes of a config.json.
+
+        Raises:
+            KeyError: One of them is missing.
+            WeightsError: No model can have one of them.
+        """
         defaults = {"max_source_positions": 1500, "max_target_positions": 448}
-        return cls(**{name: config[name] if name in config else defaults[name] for name in cls.__slots__})
+        found = {name: config[name] if name in config else defaults[name] for name in cls.__slots__}
+        for name, value in found.items():
+            if not _is_size(value):
+                raise WeightsError(f"config.json: {name} is {value!r}; must be a number from 1 to {MAX_SIZE}")
+        return cls(**found)
 
     @property
     def dimensions(self) -> dict[str, int]:
         """OpenAI's model dimensions, in the order of whisper.cpp's header."""
         return {theirs: getattr(self, ours) for theirs, ours in DIMENSIONS.items()}
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIZE
 
 
 # OpenAI's name -> name in config.json, in the order of whisper.cpp's header

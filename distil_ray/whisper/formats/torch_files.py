@@ -44,6 +44,7 @@ def load_torch_file(path: Path) -> Any:
         return content
     except Exception as error:  # a damaged pickle raises anything
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = reason.split(". ")[0]  # what follows is advice
         if isinstance(error, UnpicklingError):  # torch recommends to load it without the check
             reason = "its pickle was refused"
         raise WeightsError(

@@ -1,7 +1,6 @@
 """Tiny checkpoints with random weights, and comparisons of them."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -43,15 +42,3 @@ def assert_same_tensors(found: Checkpoint, expected: Checkpoint) -> None:
 
 def with_sizes(**changes: int) -> Sizes:
     return replace(SMALL, **changes)
-
-
-def load_all(checkpoint: Checkpoint) -> None:
-    for tensor in checkpoint.tensors.values():
-        tensor.load()
-
-
-def cut(path: Path, size: int) -> Path:
-    """Returns a copy of a file that ends after `size` bytes."""
-    part = path.with_name(f"cut-{path.name}")
-    part.write_bytes(path.read_bytes()[:size])
-    return part

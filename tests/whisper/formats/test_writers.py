@@ -1,6 +1,8 @@
 """Checkpoints are written in every format, by the command too, and read back as they were."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +101,40 @@ def test_a_vocabulary_that_a_program_cannot_know_is_refused(name: str, model: Pa
         write_weights(model, tmp_path / "x", name)
 
 
+def damage_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def damage_size(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"d_model": "32"}))
+
+
+def damage_tokenizer(folder: Path) -> None:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][-1], "content": "<|more|>", "id": 51864})
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_weights, "model.safetensors: cannot be loaded .* damaged or not complete"),
+        (damage_size, "config.json: d_model is '32'; must be a number from 1 to"),
+        (damage_tokenizer, "has 51865 tokens, but the weights have 51864 vocabulary entries"),
+    ],
+)
+def test_a_damaged_model_folder_is_refused(
+    damage: Callable[[Path], None], words: str, english_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(english_model, tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(WeightsError, match=words):
+        write_weights(tmp_path / "model", tmp_path / "x", "ggml")
+    assert not (tmp_path / "x").exists()
+
+
 def test_the_command_writes_a_file_and_never_replaces_one(
     english_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +181,8 @@ EXPORTER = """#!/bin/sh
 case "$2" in
   -c) ;;
   -m) for last; do :; done; mkdir "$last"
-      for graph in encoder_model decoder_model decoder_model_merged; do ls "$5" > "$last/$graph.onnx"; done ;;
+      for graph in encoder_model decoder_model decoder_model_merged; do ls "$5" > "$last/$graph.onnx"; done
+      echo tensors > "$last/encoder_model.onnx_data" ;;
   *quantize_onnx.py) [ -e "$3" ] && echo quantized > "$4" ;;
 esac
 """
@@ -154,7 +191,7 @@ esac
 @pytest.mark.parametrize(
     ("dtype", "graphs"),
     [
-        ("float32", ["decoder_model_merged.onnx", "encoder_model.onnx"]),
+        ("float32", ["decoder_model_merged.onnx", "encoder_model.onnx", "encoder_model.onnx_data"]),
         ("int8", ["decoder_model_merged_quantized.onnx", "encoder_model_quantized.onnx"]),
     ],
 )
@@ -175,3 +212,6 @@ def test_an_onnx_folder_has_the_layout_of_transformers_js(
     if dtype == "float32":
         exported = (tmp_path / "written" / "onnx" / "encoder_model.onnx").read_text()
         assert "model.safetensors" in exported and "merges.txt" in exported
+    config = json.loads((tmp_path / "written" / "config.json").read_text())
+    external = {"use_external_data_format": {"encoder_model.onnx": True}} if dtype == "float32" else None
+    assert config.get("transformers.js_config") == external
