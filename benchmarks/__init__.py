@@ -6,6 +6,7 @@ from the settings (`settings.py`) to a printed table and a JSON report with a de
 
 - pipeline: CPU seconds of the pipeline around a recognizer that does nothing.
 - planning: seconds and memory of the ledger and the plan for very many recordings.
+- scale: requests to the store and their price, and the ledger of very many files.
 - comparison, engines: speed and WER of this recognizer and of other programs, with the same weights and audio.
 - accuracy: word error rates in every mode, and of other programs with their defaults.
 - exactness: tokens of the native recognizer and of transformers' `generate`.

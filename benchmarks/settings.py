@@ -28,6 +28,23 @@ class PlanningSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleSettings:
+    """Requests to the store by layout of the input, their price for a large corpus, and the cost of a large ledger."""
+
+    layouts: tuple[str, ...] = option(("files", "manifest", "tar", "parquet"), "layouts of the input to measure")
+    hours: float = option(1_000_000.0, "hours of the corpus whose cost is computed")
+    recording_s: float = option(36.0, "seconds of one of its recordings")
+    block_s: float = option(1200.0, "seconds of audio in a file of transcripts: plan.task_audio_s")
+    shard_recordings: int = option(1000, "recordings of one of its shards")
+    write_price: float = option(0.005, "dollars per 1000 PUT and LIST requests")
+    read_price: float = option(0.0004, "dollars per 1000 GET and HEAD requests; DELETE is free")
+    blocks: tuple[int, ...] = option((1000, 4000), "blocks of the outputs whose ledger is read")
+    block_rows: int = option(10, "rows of one of these blocks")
+    latency_s: float = option(0.02, "seconds that the simulated store waits before it answers")
+    report: str = option(".bench/reports", "folder for scale.json and scale.md")
+
+
+@dataclass(frozen=True, slots=True)
 class EnginesSettings:
     """Speed and WER of this recognizer and of other programs: same weights, same audio, same machine."""
 
@@ -251,6 +268,7 @@ class GpuCheckSettings(GpuSettings):
 COMMANDS: dict[str, type] = {
     "pipeline": PipelineSettings,
     "planning": PlanningSettings,
+    "scale": ScaleSettings,
     "engines": EnginesSettings,
     "accuracy": AccuracySettings,
     "formats": FormatsSettings,

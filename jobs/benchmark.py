@@ -2,6 +2,7 @@
 
     pipeline     CPU cost of the pipeline without a model
     planning     time and memory of planning very many recordings
+    scale        requests to the store and their price, the ledger of many files
     engines      speed and WER compared with other programs
     accuracy     WER in every mode, compared with other programs' defaults
     formats      a checkpoint in every format, read and run in other programs
@@ -37,6 +38,7 @@ LOG_WIDTH = 140  # columns of a table where there is no terminal
 MEASURES = {
     "pipeline": "pipeline.command:measure_pipeline",
     "planning": "planning.command:measure_planning",
+    "scale": "scale.command:measure_scale",
     "engines": "comparison.command:compare_engines",
     "accuracy": "accuracy.command:compare_accuracy",
     "formats": "formats.command:measure_formats",

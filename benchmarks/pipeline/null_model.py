@@ -56,6 +56,4 @@ class NullTranscribeStage(TranscribeStage):
     """The transcribe stage with a `NullRecognizer`."""
 
     def __init__(self, run: Run) -> None:
-        self._recognizer = NullRecognizer()
-        self._skip_silence = run.config.decoding.no_speech_threshold is not None
-        self._num_logged_warnings = 0
+        super().__init__(run, NullRecognizer())

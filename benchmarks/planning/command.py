@@ -59,10 +59,11 @@ def _make_output(folder: str, num_rows: int) -> None:
     for first in range(0, num_rows, ROWS_A_FILE):
         numbers = range(first, min(first + ROWS_A_FILE, num_rows))
         uri = join(folder, TRANSCRIPTS, f"task-{first:09d}.parquet")
-        storage.put(uri, to_parquet_bytes(_rows(numbers)))
+        storage.put(uri, to_parquet_bytes(make_rows(numbers)))
 
 
-def _rows(numbers: Sequence[int]) -> pa.Table:
+def make_rows(numbers: Sequence[int]) -> pa.Table:
+    """Returns rows of `TRANSCRIPT` for the recordings with these numbers."""
     now = datetime.now(UTC)
     columns: dict[str, list[Any]] = {name: [] for name in ("recording_id", "uri", "source_size", "source_version")}
     for one in map(make_recording, numbers):

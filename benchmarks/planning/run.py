@@ -37,18 +37,19 @@ def make_recording(number: int) -> Recording:
 def main() -> None:
     output, num_recordings, num_done = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     storage = Storage()
-    with _PeakMemorySampler() as memory:
-        ledger, reading = _timed(lambda: Ledger.read(output, storage), memory)
+    with PeakMemorySampler() as memory:
+        ledger, reading = timed(lambda: Ledger.read(output, storage), memory)
         # The ledger holds the numbers below `num_recordings`; listed are as many, some of them further on.
         first = num_recordings - num_done
         listing: Iterator[Recording] = map(make_recording, range(first, first + num_recordings))
         run = join(output, "runs", "planning", "plan")
-        plan, planning = _timed(lambda: make_plan(listing, ledger, FINGERPRINT, PlanConfig(), run, storage), memory)
+        plan, planning = timed(lambda: make_plan(listing, ledger, FINGERPRINT, PlanConfig(), run, storage), memory)
     found = {"rows": ledger.num_rows, "done": plan.num_done, "to_do": plan.num_recordings, "tasks": plan.num_tasks}
     print(json.dumps(found | {"ledger": reading, "plan": planning}))
 
 
-def _timed(work: Callable[[], Any], memory: "_PeakMemorySampler") -> tuple[Any, dict[str, float]]:
+def timed(work: Callable[[], Any], memory: "PeakMemorySampler") -> tuple[Any, dict[str, float]]:
+    """Returns the result of `work`, with its wall and CPU seconds and the peak of the memory meanwhile."""
     before = memory.start()
     wall, cpu = time.monotonic(), time.process_time()
     result = work()
@@ -56,7 +57,7 @@ def _timed(work: Callable[[], Any], memory: "_PeakMemorySampler") -> tuple[Any, 
     return result, took | {"before_mib": before, "peak_mib": memory.peak_mib}
 
 
-class _PeakMemorySampler:
+class PeakMemorySampler:
     """Samples the memory of this process in a thread."""
 
     def __init__(self) -> None:
@@ -64,7 +65,7 @@ class _PeakMemorySampler:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
 
-    def __enter__(self) -> "_PeakMemorySampler":
+    def __enter__(self) -> "PeakMemorySampler":
         self._thread.start()
         return self
 

@@ -18,7 +18,6 @@ from distil_ray.export.transcripts import NotExportableError
 from distil_ray.readers.audio_formats import audio_extension
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.location import display_name
-from distil_ray.readers.range_reader import open_for_seeking
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Recording
@@ -104,7 +103,7 @@ class AudioHeaders:
             entry = self._storage.stat(uri)
             if entry is None:
                 raise NotExportableError("its audio no longer exists")
-            with open_for_seeking(entry, self._storage) as file:
+            with self._storage.open_for_seeking(entry) as file:
                 facts = probe_audio(file)
         except StorageError as error:
             raise NotExportableError(f"its audio can no longer be read ({error.kind})") from error

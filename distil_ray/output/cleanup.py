@@ -41,7 +41,7 @@ def remove_orphans(
         path = entry.uri.removeprefix(f"{output_uri}/").split("/")
         if path[-1].startswith(TEMPORARY):
             if _is_orphan(path[-1], entry, oldest):
-                storage.delete(entry.uri)
+                storage.delete_file(entry.uri)
                 num_temporary += 1
         elif len(path) > 3 and path[0] == RUNS_FOLDER and path[1] != run_id and path[2] in TEMP_DIRS:
             orphans[join(output_uri, *path[:3])].append(entry)

@@ -97,7 +97,7 @@ class Lease:
         self._renewal.join()
         with suppress(StorageError):
             if self._lost is None and self._storage.read(self._uri) == self._holder.encode():
-                self._storage.delete(self._uri)
+                self._storage.delete_file(self._uri)
 
     def _keep(self) -> None:
         pause_s = self._lease_s / 3

@@ -73,7 +73,7 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
         if kept.any():
             storage.put(uri, to_parquet_bytes(table.filter(pa.array(kept))))
         else:
-            storage.delete(uri)
+            storage.delete_file(uri)
 
 
 def _ids(table: pa.Table, numbers: NDArray[np.int32]) -> Keys:

@@ -104,7 +104,7 @@ class Attempts:
         if claim.uri is None:
             return
         try:
-            self._storage.delete(claim.uri)
+            self._storage.delete_file(claim.uri)
         except StorageError as error:
             logger.warning("an attempt that ended well still counts as a death: %s", error)
 

@@ -148,7 +148,9 @@ def check_output(run: Run) -> Ledger:
 
 def clear_run_folder(run: Run) -> None:
     """Removes plan, parts, attempts, outcome and success marker of an earlier attempt with the same `run_id`."""
-    for name in (SUCCESS_FILE, OUTCOME_FILE, "plan", *TEMP_DIRS):
+    for name in (SUCCESS_FILE, OUTCOME_FILE):
+        run.storage.delete_file(join(run.folder_uri, name))
+    for name in ("plan", *TEMP_DIRS):
         run.storage.delete(join(run.folder_uri, name))
 
 

@@ -44,8 +44,9 @@ UNSUPPORTED_PROMPT = "prompts and hotwords of the input: ignored, as model.recog
 class TranscribeStage:
     """Turns rows of PART into rows of PART_RESULT with one loaded recognizer."""
 
-    def __init__(self, run: Run) -> None:
-        self._recognizer: Recognizer = load_run_recognizer(run)
+    def __init__(self, run: Run, recognizer: Recognizer | None = None) -> None:
+        """`recognizer`: replacement for that of the settings."""
+        self._recognizer: Recognizer = recognizer or load_run_recognizer(run)
         self._language_detector = make_language_detector(run)
         self._translates = run.config.decoding.task == "translate"
         self._prompt = run_prompt(run)

@@ -19,7 +19,6 @@ from typing import IO, cast
 import pyarrow as pa
 
 from distil_ray.errors import DistilRayError
-from distil_ray.readers.range_reader import open_for_seeking
 from distil_ray.storage.storage import Entry, Storage
 
 XZ_MEMORY_BYTES = 256 << 20  # xz -9 needs 65 MB
@@ -97,7 +96,7 @@ class ArchiveStream:
 @contextmanager
 def open_archive(entry: Entry, storage: Storage) -> Iterator[ArchiveStream]:
     """Opens a stored archive; it can be sought in if it is not compressed."""
-    with open_for_seeking(entry, storage) as file:
+    with storage.open_for_seeking(entry) as file:
         compression = detect_compression(file.read(_MAGIC_BYTES))
         file.seek(0)
         if compression is None:

@@ -8,7 +8,7 @@ A file that cannot be read raises nothing: its recordings get the error in place
 progress for a time fails its own recordings only; its thread is abandoned.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers import hf_datasets, parquet
@@ -83,6 +83,7 @@ class _VersionChecker:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._stat = lru_cache(MAX_CACHED_ENTRIES)(storage.stat)
+        self._locks: defaultdict[str, Lock] = defaultdict(Lock)  # else all threads would ask for the first version
 
     def require_unchanged(self, recording: Recording) -> None:
         """Raises `StorageError` if the file of a recording has changed.
@@ -92,7 +93,8 @@ class _VersionChecker:
         """
         if recording.source_version is None:
             return
-        entry = self._stat(recording.uri)
+        with self._locks[recording.uri]:
+            entry = self._stat(recording.uri)
         if entry is None or not is_unchanged(recording, entry):
             kind = ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE
             raise StorageError(kind, f"{recording.uri}: has changed since it was listed; the next run lists it again")

@@ -30,7 +30,6 @@ from distil_ray.readers.audio_tables import (
 )
 from distil_ray.readers.index_cache import attach_file_info
 from distil_ray.readers.ordered_iteration import Write
-from distil_ray.readers.range_reader import open_for_seeking
 from distil_ray.readers.sample_arrays import (
     SampleColumns,
     estimate_row_bytes,
@@ -114,7 +113,7 @@ def extract_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> 
 def _open_parquet(entry: Entry, storage: Storage) -> Iterator[PythonParquetFile]:
     """Opens a Parquet file. Errors of Arrow, in opening or later, become a `StorageError` of the kind CORRUPT."""
     try:
-        with open_for_seeking(entry, storage) as file:
+        with storage.open_for_seeking(entry) as file:
             # Without these two options Arrow holds the whole chunk of a column, which may be all audio of the file.
             yield open_parquet(file, buffer_size=BUFFER_BYTES)
     except DistilRayError:

@@ -22,8 +22,9 @@ import fsspec
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
-from distil_ray.storage import atomic_files, local_files, s3_listing
+from distil_ray.storage import atomic_files, local_files, s3_listing, s3_objects
 from distil_ray.storage.http import NoRangesError, make_session_factory, retry_delay_s, translate_http_error
+from distil_ray.storage.range_reader import RangeReader
 from distil_ray.storage.storage_errors import (
     MissingError,
     StorageError,
@@ -103,6 +104,9 @@ class Storage:
             return None
         fs, path = self._open(uri)
         try:
+            if hasattr(fs, "call_s3") and "/" in path:
+                found = s3_objects.find_object(fs, path)
+                return None if found is None else _entry(uri, found)
             info = fs.info(path)
         except Exception as error:
             if is_missing(translate_http_error(error)):
@@ -133,6 +137,8 @@ class Storage:
                 with local_files.open_file(uri) as file:
                     return file.read()
             fs, path = self._open(uri)
+            if hasattr(fs, "call_s3"):
+                return s3_objects.read_object(fs, path)
             return cast(bytes, fs.cat_file(path))
 
     def open(self, uri: str) -> IO[bytes]:
@@ -149,7 +155,14 @@ class Storage:
                 copy = tempfile.NamedTemporaryFile(prefix="distil-ray-")  # noqa: SIM115, the reader closes it
                 self._fetch_web(uri, copy.name)
                 return cast(IO[bytes], copy)
-            return cast(IO[bytes], fs.open(path, "rb"))
+            return s3_objects.open_object(fs, path) if hasattr(fs, "call_s3") else cast(IO[bytes], fs.open(path, "rb"))
+
+    def open_for_seeking(self, entry: Entry) -> IO[bytes]:
+        """Opens a listed file of which only parts are read; raises as `open`. See `range_reader.py`."""
+        uri, size = entry.uri, entry.size
+        if not is_remote(uri) or size is None:
+            return self.open(uri)
+        return cast(IO[bytes], RangeReader(size, lambda start, length: self.read_range(uri, start, length)))
 
     def fetch(self, uri: str, target: str | Path) -> int:
         """Copies a file to a local path in pieces of `COPY_BYTES` and returns its size in bytes.
@@ -158,6 +171,9 @@ class Storage:
         """
         if is_http(uri):
             return self._fetch_web(uri, target)
+        if is_remote(uri) and hasattr((found := self._open(uri))[0], "call_s3"):
+            with storage_errors("read", uri), open(target, "wb") as sink:
+                return s3_objects.copy_object(*found, sink)
         with storage_errors("read", uri), self.open(uri) as source, open(target, "wb") as sink:
             shutil.copyfileobj(source, sink, COPY_BYTES)
             size = sink.tell()
@@ -284,7 +300,19 @@ class Storage:
         """Removes a file or a whole folder; nothing happens if there is none."""
         fs, path = self._open(uri)
         with suppress(FileNotFoundError), storage_errors("delete", uri):
-            fs.rm(path, recursive=True)
+            if hasattr(fs, "call_s3") and "/" in path:
+                s3_objects.delete_tree(fs, path)
+            else:
+                fs.rm(path, recursive=True)
+
+    def delete_file(self, uri: str) -> None:
+        """Removes a file; nothing happens if there is none. In S3 it takes one request, `delete` at least two."""
+        fs, path = self._open(uri)
+        with suppress(FileNotFoundError), storage_errors("delete", uri):
+            if hasattr(fs, "call_s3"):
+                s3_objects.delete_object(fs, path)
+            else:
+                fs.rm_file(path)
 
     def check_scheme(self, uri: str) -> None:
         """Raises `SettingsError` for a scheme that no installed package supports. Sends no request."""

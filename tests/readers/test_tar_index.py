@@ -12,7 +12,7 @@ import pytest
 from distil_ray.errors import ErrorKind, ExitCode
 from distil_ray.readers import archive_stream
 from distil_ray.readers.fetch import prefetch_files
-from distil_ray.readers.range_reader import MAX_GAP_BYTES
+from distil_ray.storage.range_reader import MAX_GAP_BYTES
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording

@@ -1,40 +1,35 @@
 """Random access to stored files: reads only the byte ranges that are asked for, with a little readahead.
 
-`Storage.open` reads tens of megabytes ahead, which is right for a file that is read as a whole. The readers of archives
-and tables skip most of a file: the audio between the headers of a tar, the audio column of a table. After a long seek
-only a little is fetched. After a seek that is shorter than what a store transfers in the time of one request, reading
-continues with full readahead.
+The readers of archives and tables skip most of a file: the audio between the headers of a tar, the audio column of a
+table. After a long seek only a little is fetched. After a seek that is shorter than what a store transfers in the time
+of one request, reading continues with full readahead.
 """
 
 import io
 import os
-from typing import IO, Any, cast
-
-from distil_ray.storage.storage import Entry, Storage
-from distil_ray.storage.uris import is_remote
+from collections.abc import Callable
+from typing import Any
 
 MAX_GAP_BYTES = 2 << 20  # a longer gap is skipped by a new request: 30 ms of latency at 60 MB/s
 MIN_FETCH_BYTES = 64 << 10  # fetched after a longer gap
 READAHEAD_BYTES = 8 << 20  # fetched while reads follow one another closely
 
 
-def open_for_seeking(entry: Entry, storage: Storage) -> IO[bytes]:
-    """Opens a file that is read in parts. A file on a local disk is opened directly."""
-    if not is_remote(entry.uri) or entry.size is None:
-        return storage.open(entry.uri)
-    return cast(IO[bytes], RangeReader(entry.uri, entry.size, storage))
-
-
 class RangeReader(io.RawIOBase):
     """A seekable remote file that is read by range requests.
 
     It buffers one range of the file: `READAHEAD_BYTES` at most, or the size of a larger single read.
+
+    Args:
+        size: Size of the file in bytes.
+        read_range: Returns the bytes of a range, given its start and its size.
+        beginning: The first bytes of the file, where they are known.
     """
 
-    def __init__(self, uri: str, size: int, storage: Storage) -> None:
-        self._uri, self._size, self._storage = uri, size, storage
+    def __init__(self, size: int, read_range: Callable[[int, int], bytes], beginning: bytes = b"") -> None:
+        self._size, self._read_range = size, read_range
         self._position = self._read_to = 0
-        self._buffer_start, self._buffer = 0, b""
+        self._buffer_start, self._buffer = 0, beginning
 
     def readable(self) -> bool:
         return True
@@ -72,4 +67,4 @@ class RangeReader(io.RawIOBase):
         readahead = READAHEAD_BYTES if is_near else MIN_FETCH_BYTES
         size = min(max(end - self._position, readahead), self._size - self._position)
         self._buffer = b""  # freed before the next range is fetched
-        self._buffer_start, self._buffer = self._position, self._storage.read_range(self._uri, self._position, size)
+        self._buffer_start, self._buffer = self._position, self._read_range(self._position, size)

@@ -1,0 +1,345 @@
+"""The `scale` command: requests to the store by what a run has, and what they cost for a corpus of a given size.
+
+Small runs over each layout of the input are counted by a proxy before an S3 server on loopback. They differ in the
+number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
+share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
+store with latency (`ledger.py`).
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import machine
+from benchmarks.comparison.interleave import ROOT
+from benchmarks.scale.corpus import LAYOUTS, SHARDED, write_input
+from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
+from benchmarks.scale.ledger import LedgerCost, measure_ledger
+from benchmarks.scale.proxy import Request
+from benchmarks.settings import ScaleSettings
+from distil_ray.config.loader import dump_config, load_config
+from distil_ray.demo.endpoint import serve_bucket
+from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.output.ledger import TRANSCRIPTS
+from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
+
+MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenizer of; its weights are never loaded
+PART_S = 30.0
+RECORDING_S = 1.0
+HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
+UNITS = ("run", "recording", "block", "block of two parts", "shard")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A run to be counted: numbers of `UNITS`, one run excepted."""
+
+    recordings: int
+    blocks: int
+    split: int = 0
+    shards: int = 1
+
+    def row(self, sharded: bool) -> list[int]:
+        """Returns its row of the system of equations."""
+        return [1, self.recordings, self.blocks, self.split, *([self.shards] if sharded else [])]
+
+
+SHAPES = (Shape(60, 2), Shape(120, 4), Shape(120, 2, split=2), Shape(60, 4))
+MORE_SHARDS = Shape(120, 4, shards=3)
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutCost:
+    """Requests of a layout.
+
+    Attributes:
+        layout: One of `LAYOUTS`.
+        requests: By unit (`UNITS`) and kind.
+        headers_per_recording: Reads of durations, up to `MAX_REMOTE_READS` a run; not in `requests`.
+        existing: Requests per block that the output already holds, in a run that finds nothing to do.
+        overhead_bytes: Bytes from and to the store per recording that are not its audio.
+        counted: Of each run: its shape, and its requests by kind and by purpose.
+    """
+
+    layout: str
+    requests: dict[str, dict[str, float]]
+    headers_per_recording: float
+    existing: dict[str, float]
+    overhead_bytes: float
+    counted: list[dict[str, Any]]
+
+
+def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
+    """Prints the tables and writes scale.json and scale.md.
+
+    Raises:
+        SettingsError: A layout is unknown.
+        RunError: A run fails.
+    """
+    if unknown := [name for name in settings.layouts if name not in LAYOUTS]:
+        raise SettingsError(f"layouts={unknown[0]}: must be among {', '.join(LAYOUTS)}")
+    facts = machine.describe_machine()
+    costs = []
+    for layout in settings.layouts:
+        console.print(f"counting the requests of {layout} …", style="dim")
+        costs.append(measure_layout(layout))
+    ledgers = [measure_ledger(blocks, settings) for blocks in settings.blocks]
+    tables = [requests_table(costs), corpus_table(costs, settings), ledger_table(ledgers, settings)]
+    for table in tables:
+        console.print(table)
+    console.print(machine.format_machine(facts), style="dim")
+    _write(Path(settings.report), settings, facts, costs, ledgers, tables)
+    return ExitCode.DONE
+
+
+def measure_layout(layout: str, shapes: Sequence[Shape] | None = None) -> LayoutCost:
+    """Counts the requests of runs of several shapes over one layout, and of a rerun of each."""
+    sharded = layout in SHARDED
+    shapes = shapes or (*SHAPES, *([MORE_SHARDS] if sharded else []))
+    with TemporaryDirectory(prefix="distil-ray-scale-") as folder:
+        root = Path(folder)
+        inputs = [_write_input(layout, shape, root / "bucket" / str(number)) for number, shape in enumerate(shapes)]
+        bucket = f"scale-{uuid4().hex}"  # moto keeps the buckets of a process
+        with serve_bucket(bucket, root / "bucket") as endpoint:
+            proxy = CountingProxy(endpoint.url, name_request)
+            with proxy.serving() as url:
+                configs = [
+                    _write_config(shape, f"s3://{bucket}/{number}", path, url, root / f"{number}.yaml")
+                    for number, (shape, path) in enumerate(zip(shapes, inputs, strict=True))
+                ]
+                first, again = (_run(configs, endpoint.environment, proxy) for _ in range(2))
+    return solve(layout, shapes, first, again)
+
+
+def name_request(request: Request, key: str) -> str:
+    """Returns ``number of the run/purpose`` of a request, by its key and its range."""
+    number, _, path = key.partition("/")[2].partition("/")
+    place, _, rest = path.partition("/")
+    if place == "input":
+        is_header = kind_of(request) is Kind.RANGED_GET and _range_size(request) == HEAD_BYTES
+        return f"{number}/{HEADERS if is_header else 'listing' if request.is_listing else 'input'}"
+    folder = rest.split("/")[2:3] if rest.startswith("runs/") and rest.count("/") > 2 else [rest.split("/")[0]]
+    known = {"plan", "parts", "attempts", "indexes", TRANSCRIPTS}
+    return f"{number}/{folder[0] if folder and folder[0] in known else 'run files'}"
+
+
+def _range_size(request: Request) -> int:
+    begin, _, end = (request.header("Range") or "").removeprefix("bytes=").partition("-")
+    return int(end) - int(begin) + 1 if begin and end else 0
+
+
+def solve(
+    layout: str,
+    shapes: Sequence[Shape],
+    first: Mapping[str, Traffic],
+    again: Mapping[str, Traffic],
+) -> LayoutCost:
+    """Returns the requests per unit from the traffic of runs by ``number/purpose``; `again`: of their reruns."""
+    sharded = layout in SHARDED
+    rows = np.array([shape.row(sharded) for shape in shapes], float)
+    units = UNITS if sharded else UNITS[:-1]
+    totals = [_by_kind(first, number, without=HEADERS) for number in range(len(shapes))]
+    shares = {kind: np.linalg.solve(rows, [float(total[kind]) for total in totals]) for kind in Kind}
+    requests = {
+        unit: {kind.value: round(float(share[i]), 3) + 0.0 for kind, share in shares.items() if abs(share[i]) > 1e-6}
+        for i, unit in enumerate(units)
+    }
+    reruns = [_by_kind(again, number) for number in range(len(shapes))]
+    few, many = reruns[0], reruns[3]  # the same recordings in more blocks
+    existing = {
+        kind.value: (many[kind] - few[kind]) / (shapes[3].blocks - shapes[0].blocks)
+        for kind in Kind
+        if many[kind] != few[kind]
+    }
+    headers = first.get(f"0/{HEADERS}", Traffic()).requests.total() / shapes[0].recordings
+    moved = [sum(each.bytes_read + each.bytes_written for each in _of_run(first, number)) for number in range(2)]
+    per_recording = (moved[1] - moved[0]) / (shapes[1].recordings - shapes[0].recordings)
+    counted = [
+        {
+            "shape": asdict(shape),
+            "requests": {kind.value: count for kind, count in _by_kind(first, number).items()},
+            "purposes": {
+                name.partition("/")[2]: {kind.value: count for kind, count in each.requests.items()}
+                for name, each in sorted(first.items())
+                if name.startswith(f"{number}/")
+            },
+        }
+        for number, shape in enumerate(shapes)
+    ]
+    return LayoutCost(layout, requests, headers, existing, per_recording - _audio_bytes(), counted)
+
+
+def _audio_bytes() -> int:
+    return round(RECORDING_S * 32_000) + 44  # 16-bit samples and the header of a WAV
+
+
+def _of_run(traffic: Mapping[str, Traffic], number: int) -> list[Traffic]:
+    return [each for name, each in traffic.items() if name.startswith(f"{number}/")]
+
+
+def _by_kind(traffic: Mapping[str, Traffic], number: int, without: str = "") -> Counter[Kind]:
+    chosen = (each for name, each in traffic.items() if name.startswith(f"{number}/") and name != f"{number}/{without}")
+    return sum((each.requests for each in chosen), Counter[Kind]())
+
+
+def predict_requests(cost: LayoutCost, settings: ScaleSettings) -> dict[str, float]:
+    """Returns the requests by kind of one run over `settings.hours` of audio."""
+    recordings = settings.hours * 3600 / settings.recording_s
+    blocks = settings.hours * 3600 / settings.block_s
+    counts = {
+        "run": 1.0,
+        "recording": recordings,
+        "block": blocks,
+        "block of two parts": blocks,  # plan.task_audio_s is twice plan.part_audio_s
+        "shard": recordings / settings.shard_recordings,
+    }
+    total = Counter[str]()
+    for unit, shares in cost.requests.items():
+        for kind, share in shares.items():
+            total[kind] += share * counts[unit]  # type: ignore[assignment]
+    total[Kind.RANGED_GET.value] += min(cost.headers_per_recording * recordings, MAX_REMOTE_READS)  # type: ignore[assignment]
+    files = counts["shard"] if cost.layout in SHARDED else recordings
+    total[Kind.LIST.value] += (0 if cost.layout == "manifest" else files / 1000) + 3 * blocks / 1000  # type: ignore[assignment]
+    return {kind.value: max(float(total[kind.value]), 0.0) for kind in Kind}
+
+
+def price(requests: Mapping[str, float], settings: ScaleSettings) -> float:
+    """Returns the dollars of requests by kind."""
+    writes = sum(requests[kind] for kind in (Kind.PUT, Kind.CONDITIONAL_PUT, Kind.LIST))
+    reads = sum(requests[kind] for kind in (Kind.GET, Kind.RANGED_GET, Kind.HEAD))
+    return (writes * settings.write_price + reads * settings.read_price) / 1000
+
+
+def _write_input(layout: str, shape: Shape, folder: Path) -> str:
+    return write_input(layout, shape.recordings, shape.shards, RECORDING_S, folder / "input")
+
+
+def _write_config(shape: Shape, root_uri: str, path: str, url: str, config: Path) -> Path:
+    overrides = [
+        f"input.uri={root_uri}/input/{path}",
+        f"output.uri={root_uri}/output",
+        f"storage.endpoint_url={url}",
+        "run_id=run",
+        f"model.name={MODEL}",
+        "decoding.language=en",
+        f"plan.task_recordings={shape.recordings // shape.blocks}",
+        f"plan.part_audio_s={PART_S}",
+        "report.write=false",  # the page reads some blocks for examples, which few blocks could not tell from all
+    ]
+    config.write_text(dump_config(load_config(None, overrides)), encoding="utf-8")
+    return config
+
+
+def _run(configs: Sequence[Path], environment: Mapping[str, str], proxy: CountingProxy) -> dict[str, Traffic]:
+    """Runs the job with each config in one process, and returns the traffic."""
+    command = [sys.executable, "-m", "benchmarks.scale.run", *map(str, configs)]
+    process = subprocess.run(
+        command,
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode or "recording by recording" in process.stdout:
+        raise RunError(f"a run failed:\n{process.stdout[-1000:]}\n{process.stderr[-1000:]}")
+    traffic = dict(proxy.traffic)
+    proxy.traffic.clear()
+    return traffic
+
+
+def requests_table(costs: Sequence[LayoutCost]) -> Table:
+    """Returns the requests per unit, one row per layout and unit."""
+    grid = Table(title="Requests")
+    grid.add_column("layout")
+    grid.add_column("per")
+    for kind in Kind:
+        grid.add_column(kind.value, justify="right")
+    for cost in costs:
+        rows = {**cost.requests, "block of an earlier run": cost.existing}
+        if cost.headers_per_recording:
+            rows[f"recording, at most {MAX_REMOTE_READS} a run"] = {Kind.RANGED_GET: cost.headers_per_recording}
+        for unit, shares in rows.items():
+            grid.add_row(cost.layout, unit, *(_number(shares.get(kind, 0)) for kind in Kind))
+    return grid
+
+
+def corpus_table(costs: Sequence[LayoutCost], settings: ScaleSettings) -> Table:
+    """Returns what one run over the corpus of the settings needs, one row per layout."""
+    recordings = settings.hours * 3600 / settings.recording_s
+    grid = Table(
+        title=f"One run over {settings.hours:,.0f} hours in {recordings:,.0f} recordings of {settings.recording_s:g} s"
+        f" and {settings.hours * 3600 / settings.block_s:,.0f} blocks (computed)"
+    )
+    grid.add_column("layout")
+    for heading in (
+        *("requests", "per recording", "reads of the input per recording", "writes and listings"),
+        *("dollars", "dollars per 1,000 hours", "bytes per recording besides audio"),
+    ):
+        grid.add_column(heading, justify="right")
+    for cost in costs:
+        requests = predict_requests(cost, settings)
+        total, dollars = sum(requests.values()), price(requests, settings)
+        written = sum(requests[kind] for kind in (Kind.PUT, Kind.CONDITIONAL_PUT, Kind.LIST))
+        reads = [cost.requests["recording"].get(kind, 0.0) for kind in (Kind.GET, Kind.RANGED_GET, Kind.HEAD)]
+        grid.add_row(
+            *(cost.layout, f"{total:,.0f}", f"{total / recordings:.3f}", f"{sum(reads):.3f}", f"{written:,.0f}"),
+            *(f"{dollars:,.2f}", f"{dollars * 1000 / settings.hours:.4f}", f"{cost.overhead_bytes:,.0f}"),
+        )
+    return grid
+
+
+def ledger_table(ledgers: Sequence[LedgerCost], settings: ScaleSettings) -> Table:
+    """Returns the cost of reading ledgers, one row per size."""
+    grid = Table(title=f"Ledger of {settings.block_rows} rows a block, {settings.latency_s * 1000:g} ms a request")
+    for heading in ("blocks", "rows", "requests", "wall s", "CPU s", "peak MiB", "bytes per row", "MiB read"):
+        grid.add_column(heading, justify="right")
+    for each in ledgers:
+        grid.add_row(
+            *(f"{each.blocks:,}", f"{each.rows:,}", f"{each.requests:,}", f"{each.wall_s:.1f}", f"{each.cpu_s:.1f}"),
+            *(f"{each.peak_mib:.0f}", f"{each.bytes_per_row:.0f}", f"{each.read_mib:.1f}"),
+        )
+    return grid
+
+
+def _number(value: float) -> str:
+    return "" if not value else f"{value:.3f}".rstrip("0").rstrip(".")
+
+
+def _write(
+    report: Path,
+    settings: ScaleSettings,
+    facts: dict[str, Any],
+    costs: Sequence[LayoutCost],
+    ledgers: Sequence[LedgerCost],
+    tables: Sequence[Table],
+) -> None:
+    content = {
+        "machine": facts,
+        "settings": asdict(settings),
+        "layouts": [asdict(cost) | {"corpus": predict_requests(cost, settings)} for cost in costs],
+        "ledgers": [asdict(each) for each in ledgers],
+    }
+    report.mkdir(parents=True, exist_ok=True)
+    (report / "scale.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    parts = [f"# Scale\n\n{machine.format_machine(facts)}\n", *map(_markdown, tables)]
+    (report / "scale.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def _markdown(table: Table) -> str:
+    """Returns a table as Markdown."""
+    headings = [str(column.header) for column in table.columns]
+    cells = zip(*([str(cell) for cell in column.cells] for column in table.columns), strict=True)
+    rows = [headings, ["---"] * len(headings), *cells]
+    return f"## {table.title}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)

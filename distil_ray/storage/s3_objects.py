@@ -1,0 +1,173 @@
+"""Objects of S3 read, looked at and deleted with as few requests as possible.
+
+fsspec asks for an object's size before it reads it, lists the keys below it where there is none, and looks at what it
+deletes; each costs a request. `fs` is s3fs's file system, paths are ``bucket/key``.
+
+A read that needs several requests names the version of the first one in the others (``If-Match``), so that a file which
+is replaced meanwhile is an error and not a mixture.
+"""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import IO, Any, Protocol, TypeVar, cast
+
+from fsspec.asyn import sync
+
+from distil_ray.storage import s3_listing
+from distil_ray.storage.range_reader import RangeReader
+
+FIRST_BYTES = 1 << 20  # that `open_object` reads; a file of transcripts or of a plan is smaller
+COPY_BYTES = 1 << 20  # copied at once by `copy_object`
+BUFFER_BYTES = 64 << 10  # of a reader of lines
+DELETED_AT_ONCE = 1000  # keys of a request; S3 allows no more
+MAX_WAIT_S = 15.0
+
+Result = TypeVar("Result")
+
+
+class S3(s3_listing.S3, Protocol):
+    """The part of s3fs that is used here."""
+
+    loop: asyncio.AbstractEventLoop
+    retries: int
+
+    def _call_s3(self, method: str, **request: Any) -> Awaitable[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Bytes of an object, its whole size, and its etag."""
+
+    data: bytes
+    size: int
+    etag: str
+
+
+def find_object(fs: S3, path: str) -> dict[str, Any] | None:
+    """Returns an object as fsspec describes files; None if there is none of exactly that key. One HEAD."""
+    bucket, _, key = path.partition("/")
+    try:
+        found = fs.call_s3("head_object", Bucket=bucket, Key=key)
+    except FileNotFoundError:
+        return None
+    known = {name: found.get(name) for name in ("ETag", "LastModified")}
+    return {"name": path, "type": "file", "size": found["ContentLength"], **known}
+
+
+def read_object(fs: S3, path: str) -> bytes:
+    """Returns the content of an object. One GET."""
+    return _get(fs, path).data
+
+
+def open_object(fs: S3, path: str) -> IO[bytes]:
+    """Opens an object for reading, seekable. One GET for an object of at most `FIRST_BYTES`."""
+    first = _get(fs, path, 0, FIRST_BYTES)
+    if len(first.data) >= first.size:
+        return io.BytesIO(first.data)
+
+    def read_range(start: int, size: int) -> bytes:
+        found = _get(fs, path, start, size, first.etag).data
+        if len(found) != size:
+            raise OSError(f"{len(found)} of {size} bytes from {start} came")
+        return found
+
+    raw = RangeReader(first.size, read_range, first.data)
+    return cast(IO[bytes], io.BufferedReader(raw, BUFFER_BYTES))
+
+
+def copy_object(fs: S3, path: str, sink: IO[bytes]) -> int:
+    """Writes the content of an object to a file and returns its size. One GET, whatever the size.
+
+    A body that breaks off is continued where it ended.
+    """
+    begin = sink.tell()
+    etag = ""
+
+    async def copy() -> None:
+        nonlocal etag
+        start = sink.tell() - begin
+        request = {"Range": f"bytes={start}-", "IfMatch": etag} if start else {}
+        answer = await _request(fs, path, request)
+        etag = answer["ETag"]
+        body, left = answer["Body"], answer["ContentLength"]
+        try:
+            while data := await body.read(COPY_BYTES):
+                sink.write(data)
+                left -= len(data)
+        finally:
+            body.close()
+        if left:
+            raise OSError(f"the body ended {left} bytes too early")
+
+    _with_retries(fs, copy)
+    return sink.tell() - begin
+
+
+def delete_object(fs: S3, path: str) -> None:
+    """Deletes an object; nothing happens if there is none. One DELETE."""
+    bucket, _, key = path.partition("/")
+    fs.call_s3("delete_object", Bucket=bucket, Key=key)
+
+
+def delete_tree(fs: S3, path: str) -> None:
+    """Deletes an object and all below ``path/``. One LIST and one DELETE for each thousand of them."""
+    bucket, _, key = path.partition("/")
+    below = [found["key"] for found in s3_listing.walk(fs, path)]
+    if not below:
+        delete_object(fs, path)
+        return
+    keys = [{"Key": one} for one in (key, *below)]
+    for first in range(0, len(keys), DELETED_AT_ONCE):
+        chosen = {"Objects": keys[first : first + DELETED_AT_ONCE], "Quiet": True}
+        if errors := fs.call_s3("delete_objects", Bucket=bucket, Delete=chosen).get("Errors"):
+            raise OSError(f"{len(errors)} objects are left, such as {errors[0]['Key']}: {errors[0].get('Message')}")
+
+
+def _get(fs: S3, path: str, start: int = 0, size: int | None = None, etag: str = "") -> _Range:
+    """Returns a range of an object; all of it without `size`. A range beyond the end is empty."""
+    request = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
+    if etag:
+        request["IfMatch"] = etag
+
+    async def get() -> _Range:
+        answer = await _request(fs, path, request)
+        try:
+            data = await answer["Body"].read()
+        finally:
+            answer["Body"].close()
+        whole = answer.get("ContentRange", "").rpartition("/")[2] or answer["ContentLength"]
+        return _Range(data, int(whole), answer["ETag"])
+
+    try:
+        return _with_retries(fs, get)
+    except OSError as error:
+        if size is not None and not start and "InvalidRange" in str(error.__cause__):  # an empty object has no range
+            return _Range(b"", 0, "")
+        raise
+
+
+async def _request(fs: S3, path: str, request: dict[str, str]) -> dict[str, Any]:
+    bucket, _, key = path.partition("/")
+    try:
+        return await fs._call_s3("get_object", Bucket=bucket, Key=key, **request)
+    except OSError as error:
+        if "PreconditionFailed" in str(error.__cause__):  # S3's code for an etag that does not match
+            raise OSError("the object was replaced while it was read") from error
+        raise
+
+
+def _with_retries(fs: S3, work: Callable[[], Awaitable[Result]]) -> Result:
+    """Runs `work` on the loop of the file system; again if a body breaks off. s3fs repeats requests itself."""
+    from s3fs.core import S3_RETRYABLE_ERRORS  # type: ignore[import-untyped]
+
+    async def run() -> Result:
+        for attempt in range(1, fs.retries):
+            try:
+                return await work()
+            except S3_RETRYABLE_ERRORS:
+                await asyncio.sleep(min(1.7**attempt * 0.1, MAX_WAIT_S))
+        return await work()
+
+    return cast(Result, sync(fs.loop, run))
