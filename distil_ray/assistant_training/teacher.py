@@ -135,7 +135,7 @@ class Teacher:
         pcm = [np.frombuffer(audio_row["pcm"], np.int16) for audio_row in audio_rows]
         slots = torch.arange(len(audio_rows), device=self.model.device)
         states = self.encoder(self._log_mel(pcm, num_frames))
-        self._cache.resize_windows(states.shape[1])
+        self._cache.lay_out([states.shape[1]] * len(slots))
         self.decoder.write_cross_kv(states, self._cache, slots, window_positions)
         prompts = [self._prompt(audio_row) for audio_row in audio_rows]
         by_prompt: dict[int, list[int]] = defaultdict(list)

@@ -8,7 +8,7 @@ a row is aligned as there only if it is alone. The module knows tokens by their 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,10 +120,10 @@ class _WeightCollector:
         self._heads = heads
         self.weights: list[Tensor] = []  # of shape (rows, heads of the layer, tokens, positions)
 
-    def __call__(self, layer: int, query: Tensor, keys: Tensor, mask: Tensor) -> None:
-        """Takes scaled queries, shape (rows, heads, tokens, head), and transposed keys, (rows, heads, head, T)."""
+    def __call__(self, layer: int, query: Tensor, keys_of: Callable[[Tensor], Tensor], mask: Tensor) -> None:
+        """Takes scaled queries, shape (rows, heads, tokens, head), and the transposed keys, (rows, heads, head, T)."""
         if (heads := self._heads.get(layer)) is not None:
-            weights = torch.matmul(query[:, heads], keys[:, heads]) + mask
+            weights = torch.matmul(query[:, heads], keys_of(heads)) + mask
             self.weights.append(weights.float().softmax(dim=-1))
 
 

@@ -7,12 +7,13 @@ with plain products.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
+from distil_ray.recognition.native.kv_cache import CrossBlock, KVCache, round_up_to_lanes
 
 SingleQueryAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -101,13 +102,13 @@ class StepAttention(Protocol):
         """
         ...
 
-    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Attends to the window: the layer's parts of `KVCache.cross_keys` and `KVCache.cross_values`."""
+    def cross_attention(self, query: Tensor, layer: int) -> Tensor:
+        """Attends to the window, in the layer of this number."""
         ...
 
 
 class DenseAttention:
-    """Any number of queries per row, by plain products over the same positions of every row."""
+    """Any number of queries per row, by plain products over the same positions of all rows of a block."""
 
     def __init__(self, visible: Tensor, cache: KVCache, encoder_positions: int, is_ragged: bool) -> None:
         """Prepares the masks of a step.
@@ -116,19 +117,50 @@ class DenseAttention:
         to. The other arguments are those of `Decoder.step`.
         """
         self._rows, _, self._length = visible.shape
-        self._past = additive_mask(visible, cache.self_kv.dtype)
-        self._encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
-        cross_mask = cache.cross_mask[: self._rows, None, None, : self._encoder_positions]
-        self._cross_mask = cross_mask if is_ragged else None
+        self._past = additive_mask(visible, cache.cross_mask.dtype)
+        self._blocks = [
+            _block_of_rows(cache, block, self._rows, encoder_positions, is_ragged)
+            for block in cache.blocks
+            if block.first < self._rows
+        ]
 
     def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
         keys, values = self_kv[:, : self._rows, :, : self._length]
         return merge_heads(masked_attention(query.transpose(1, 2), keys.transpose(2, 3), values, self._past))
 
-    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        keys = keys[: self._rows, :, :, : self._encoder_positions]
-        values = values[: self._rows, :, : self._encoder_positions]
-        return merge_heads(masked_attention(query.transpose(1, 2), keys, values, self._cross_mask))
+    def cross_attention(self, query: Tensor, layer: int) -> Tensor:
+        query = query.transpose(1, 2)
+        mixed = [
+            masked_attention(query[part.rows], part.keys[layer], part.values[layer], part.mask) for part in self._blocks
+        ]
+        return merge_heads(mixed[0] if len(mixed) == 1 else torch.cat(mixed))
+
+
+@dataclass(frozen=True, slots=True)
+class _BlockRows:
+    """The rows of a step that are in one block of the cache, and what they attend to."""
+
+    rows: slice
+    keys: Tensor  # (layers, rows, heads, head, positions)
+    values: Tensor  # (layers, rows, heads, positions, head)
+    mask: Tensor | None
+
+
+def _block_of_rows(
+    cache: KVCache, block: CrossBlock, num_rows: int, encoder_positions: int, is_ragged: bool
+) -> _BlockRows:
+    """Returns the part of the first `num_rows` rows that is in a block; other arguments as for `DenseAttention`."""
+    rows = slice(block.first, min(block.stop, num_rows))
+    num = rows.stop - rows.start
+    if len(cache.blocks) > 1:
+        encoder_positions = min(encoder_positions, max(1, int(cache.encoder_lengths[rows].max())))
+    positions = min(round_up_to_lanes(encoder_positions, cache.cross_mask.shape[1]), block.positions)
+    return _BlockRows(
+        rows,
+        block.keys[:, :num, ..., :positions],
+        block.values[:, :num, :, :positions],
+        cache.cross_mask[rows, None, None, :positions] if is_ragged else None,
+    )
 
 
 class LengthAwareAttention:
@@ -140,15 +172,21 @@ class LengthAwareAttention:
         self._rows = len(positions)
         self._lengths = positions[:, 0] + 1
         self._encoder_lengths, self._cross_mask = cache.encoder_lengths[: self._rows], cache.cross_mask[: self._rows]
+        self._blocks = [block for block in cache.blocks if block.first < self._rows]
 
     def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
         keys, values = self_kv[:, : self._rows]
         return self._attend(query[:, 0], keys.transpose(2, 3), values, self._lengths, None).view(self._rows, 1, -1)
 
-    def cross_attention(self, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        rows = self._rows
-        mixed = self._attend(query[:, 0], keys[:rows], values[:rows], self._encoder_lengths, self._cross_mask)
-        return mixed.view(rows, 1, -1)
+    def cross_attention(self, query: Tensor, layer: int) -> Tensor:
+        mixed = []
+        for block in self._blocks:
+            rows = slice(block.first, min(block.stop, self._rows))
+            keys, values = (part[layer, : rows.stop - rows.start] for part in (block.keys, block.values))
+            mixed.append(
+                self._attend(query[rows, 0], keys, values, self._encoder_lengths[rows], self._cross_mask[rows])
+            )
+        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed)).view(self._rows, 1, -1)
 
 
 def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

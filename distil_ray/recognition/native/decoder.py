@@ -9,6 +9,7 @@ The decoder knows no rules, prompts, drafts, or when to stop: ids in, logits out
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,8 +38,9 @@ from distil_ray.recognition.native.linear import (
 from distil_ray.whisper.safetensors_files import StoredRows
 from distil_ray.whisper.stored_model import EMBEDDING, StoredModel
 
-# Called with: number of the layer, scaled queries (rows, heads, P, head), transposed keys (rows, heads, head, T), mask.
-CrossAttentionHook = Callable[[int, Tensor, Tensor, Tensor], None]
+# Called with: number of the layer, scaled queries (rows, heads, P, head), a function that returns the transposed keys,
+# (rows, heads, head, T), of the heads with these numbers, and the mask.
+CrossAttentionHook = Callable[[int, Tensor, Callable[[Tensor], Tensor], Tensor], None]
 
 SPARE_POSITIONS = 16  # of the cache, behind the last position of any text: drafts beyond it are written there
 
@@ -136,15 +138,20 @@ class Decoder:
         the window, the others those of silence behind it (encoder.py).
         """
         rows, length, _ = encoded.shape
-        for layer, keys, values in zip(self._layers, cache.cross_keys, cache.cross_values, strict=True):
+        slot_numbers = [] if cache.is_static else slots.tolist()
+        for slot in slot_numbers:
+            cache.reserve_window(slot, length)
+        for index, layer in enumerate(self._layers):
             projected = layer.cross_kv(encoded).view(rows, length, 2, self.heads, self.head_size)
-            if self.device.type != "cpu":
+            if cache.is_static:
+                keys, values = cache.blocks[0].keys[index], cache.blocks[0].values[index]
                 keys[slots, :, :, :length] = projected[:, :, 0].permute(0, 2, 3, 1)
                 values[slots, :, :length] = projected[:, :, 1].transpose(1, 2)
                 continue
-            for row, slot in zip(projected, slots.tolist(), strict=True):  # plain copies: four times faster
-                keys[slot, :, :, :length] = row[:, 0].permute(1, 2, 0)
-                values[slot, :, :length] = row[:, 1].transpose(0, 1)
+            for row, slot in zip(projected, slot_numbers, strict=True):  # plain copies: four times faster
+                keys, values = cache.cross_kv(index, slot)
+                keys[:, :, :length] = row[:, 0].permute(1, 2, 0)
+                values[:, :length] = row[:, 1].transpose(0, 1)
         cache.encoder_lengths[slots] = length
         mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
         mask[:window_positions] = 0.0
@@ -175,7 +182,8 @@ class Decoder:
             Hidden states, shape (rows, P, d_model).
         """
         rows, length = ids.shape
-        encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_values.shape[3])
+        encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_mask.shape[1])
+        cache.reserve_texts(length)
         columns = self._columns[:length]
         causal = additive_mask(columns[None, None, :] <= columns[None, :, None], self.dtype)
         cross_mask = cache.cross_mask[slots, None, None, :encoder_positions]
@@ -188,7 +196,7 @@ class Decoder:
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             query = query.transpose(1, 2)
             if hook is not None:
-                hook(index, query, cache.cross_keys[index][slots, :, :, :encoder_positions], cross_mask)
+                hook(index, query, partial(cache.gather_keys, index, slots, encoder_positions), cross_mask)
             mixed = self._cross_attention(query, cache, index, slots, cross_mask)
             hidden = _mlp(layer, hidden + layer.cross_out(merge_heads(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
@@ -200,14 +208,14 @@ class Decoder:
         sums over masked positions behind a row's own would round by how many there are, which depends on the neighbors;
         and no rows need to be gathered.
         """
-        keys, values, mask = cache.cross_keys[index], cache.cross_values[index], cache.cross_mask
-        if query.device.type != "cpu":
-            longest = cross_mask.shape[-1]
+        if cache.is_static:
+            keys, values, longest = cache.blocks[0].keys[index], cache.blocks[0].values[index], cross_mask.shape[-1]
             return masked_attention(query, keys[slots, :, :, :longest], values[slots, :, :longest], cross_mask)
-        mixed = torch.empty_like(query)
+        mixed, mask = torch.empty_like(query), cache.cross_mask
         for row, (slot, length) in enumerate(zip(slots.tolist(), cache.encoder_lengths[slots].tolist(), strict=True)):
-            own = round_up_to_lanes(length, values.shape[2])
-            mixed[row] = masked_attention(query[row], keys[slot, :, :, :own], values[slot, :, :own], mask[slot, :own])
+            own = round_up_to_lanes(length, mask.shape[1])
+            keys, values = cache.cross_kv(index, slot)
+            mixed[row] = masked_attention(query[row], keys[:, :, :own], values[:, :own], mask[slot, :own])
         return mixed
 
     def step(
@@ -237,11 +245,16 @@ class Decoder:
         """
         rows, length = ids.shape
         entries = positions if branches is None else branches.entries
+        num_entries = round_up_to_lanes(num_positions, cache.max_positions)
+        cache.reserve_texts(num_entries)
+        if not cache.is_static:
+            cache.reserve_window(rows - 1, 1)  # of rows that pad a step
+            # What a row writes that has ended may lie behind all texts, and does not matter.
+            entries = entries.clamp(max=cache.self_kv[0].shape[3] - 1)
         attention: StepAttention
         if length == 1 and branches is None and self.single_query_attention is not None:
             attention = LengthAwareAttention(self.single_query_attention, positions, cache)
         else:
-            num_entries = round_up_to_lanes(num_positions, cache.self_kv.shape[4])
             if branches is None:
                 visible = self._columns[:num_entries] <= positions[:, :, None]
             else:
@@ -255,7 +268,7 @@ class Decoder:
             self_kv[:, rows_column, :, entries] = qkv[:, :, 1:]
             hidden = hidden + layer.self_out(attention.self_attention(qkv[:, :, 0], self_kv))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
-            mixed = attention.cross_attention(query, cache.cross_keys[index], cache.cross_values[index])
+            mixed = attention.cross_attention(query, index)
             hidden = _mlp(layer, hidden + layer.cross_out(mixed))
         return self._norm(hidden)  # type: ignore[no-any-return]
 

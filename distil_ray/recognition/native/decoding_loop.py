@@ -70,11 +70,11 @@ class DecodingLoop(SlotLoop):
     def _rows(self) -> BatchState:
         return self._state
 
-    def _begin(self, tasks: Sequence[DecodingTask], window: int) -> None:
-        super()._begin(tasks, window)
+    def _begin(self, tasks: Sequence[DecodingTask], windows: Sequence[int]) -> None:
+        super()._begin(tasks, windows)
         self._active_drafter = None if has_sampled(tasks) or not tasks else self._drafter
         if self._active_drafter is not None:
-            self._active_drafter.resize_windows(window)
+            self._active_drafter.lay_out(windows)
 
     def _advance(
         self, waiting: deque[TaskGroup], done: Sequence[tuple[int, DecodingResult]]

@@ -4,6 +4,7 @@ The number of slots follows from the bytes of one slot in the key-value caches, 
 """
 
 import ctypes
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ CPU_SLOTS = 16  # chunks; more are slower, because the key-value cache then exce
 CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
 GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_THRESHOLD = -1, -3  # parameters of mallopt (malloc.h)
 KEPT_BYTES = 2**30  # freed memory that stays with the process
+MAX_KERNELS = 64  # of oneDNN; a step has about five
+SMALLEST_RETURNED_BYTES = 2**18  # smaller blocks are many, and each would take whole pages
 LARGEST_KEPT_BYTES = 32 * 2**20  # the largest value that mallopt accepts; larger blocks return to the system
 # Parts of the messages of RuntimeErrors: of the host allocator, of CUDA and of its libraries.
 OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
@@ -71,18 +74,37 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def prepare_memory() -> None:
+    """Limits what the libraries below torch keep; to be called before a model is loaded.
+
+    oneDNN keeps a compiled kernel of about 0.3 MB for every layer and number of rows that it was called with. The rows
+    of a step are few, those of windows and texts are not: the default of 1024 kernels takes 300 MB in the end. A limit
+    in the environment has precedence; one that is set after the first kernel has no effect.
+
+    glibc returns the memory of large tensors to the system as soon as torch frees them, until `keep_freed_memory`.
+    While weights are arranged, each is there twice for a moment; in the heap, what they leave would stay between those
+    that are kept. Does nothing on other C libraries.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS))
+    _set_malloc({GLIBC_MMAP_THRESHOLD: SMALLEST_RETURNED_BYTES})
+
+
 def keep_freed_memory() -> None:
     """Makes glibc keep the memory that torch frees on the host. Does nothing on other C libraries.
 
     An encoder layer allocates and frees 3 to 12 MB a dozen times. glibc returns such blocks to the system each time,
     and the system clears their pages anew: up to a seventh of the CPU time of a full window in int8.
     """
+    _set_malloc({GLIBC_MMAP_THRESHOLD: LARGEST_KEPT_BYTES, GLIBC_TRIM_THRESHOLD: KEPT_BYTES})
+
+
+def _set_malloc(parameters: dict[int, int]) -> None:
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
     if mallopt is not None:
-        mallopt(GLIBC_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
-        mallopt(GLIBC_TRIM_THRESHOLD, KEPT_BYTES)
+        for parameter, value in parameters.items():
+            mallopt(parameter, value)
 
 
 def copy_async(values: Sequence[Any], device: torch.device) -> Tensor:

@@ -36,7 +36,7 @@ class HypothesesLoop(SlotLoop):
         super().__init__(parts, cache)
         self._num_texts = num_texts
         self._text_numbers = torch.arange(num_texts, device=parts.decoder.device)
-        self._capacity = cache.self_kv.shape[4]
+        self._capacity = cache.max_positions
         self._max_tokens = parts.decoder.max_positions + 1
         self._branches = BranchTable(cache.slots, num_texts, self._capacity, parts.decoder.device)
         self._num_entries = 0  # bound on the entries of the self-attention cache that any slot uses
@@ -57,8 +57,8 @@ class HypothesesLoop(SlotLoop):
         Returns the texts that were continued and the tokens, each of shape (rows, texts).
         """
 
-    def _begin(self, tasks: Sequence[DecodingTask], window: int) -> None:
-        super()._begin(tasks, window)
+    def _begin(self, tasks: Sequence[DecodingTask], windows: Sequence[int]) -> None:
+        super()._begin(tasks, windows)
         self._num_entries = 0
 
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:

@@ -1,34 +1,72 @@
-"""The keys and values of all rows that are being decoded, allocated once and reused.
+"""The keys and values of all rows that are being decoded.
 
-A slot holds one chunk. The self-attention part has room for every position of the decoder. The cross-attention part is
-projected once per chunk. Its keys are stored transposed, (head, positions), as the product with a single query reads
-them: measured twice as fast as the usual layout in float32, where memory bandwidth is the limit. The slots in use are
-always the first ones, so that a step works on plain slices; a finished row is replaced by the last row or by a waiting
-chunk. Unused positions hold zeros or older values: a masked product with NaN would be NaN.
+A slot holds one chunk. The cross-attention part is projected once per chunk. Its keys are stored transposed, (head,
+positions), as the product with a single query reads them: measured twice as fast as the usual layout in float32, where
+memory bandwidth is the limit. The slots in use are always the first ones, so that a step works on plain slices; a
+finished row is replaced by the last row or by a waiting chunk. Unused positions hold zeros or older values: a masked
+product with NaN would be NaN.
 
-On a CPU unused positions cost no memory: the system provides their pages at the first write. Texts are mostly far
-shorter than they may be, and `resize_windows` packs the rows of short windows. On a GPU nothing moves, as recorded
-steps (cuda_graphs.py) use fixed addresses, and windows are padded to whole lanes of positions.
+On a CPU the cache takes what the rows need. The longest windows get the first slots, as chunks are decoded longest
+first, and consecutive slots with windows of about one length are a block with room for the longest of them: a step is
+one product for each block. Rows only move to slots before their own, and chunks that wait are not longer than those
+before them, so that both fit; what does not makes the blocks grow. The self-attention part grows with the texts, and
+both are allocated anew for each run. On a GPU nothing moves, as recorded steps (cuda_graphs.py) use fixed addresses:
+there is one block, for windows of any length, padded to whole lanes of positions.
 """
 
+import mmap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from distil_ray.recognition.native.device import copy_async
 
 LANES = 16  # float32 numbers that the widest vector units add at once
+BLOCK_SHARE = 0.75  # of the longest window of a block that its shortest has at least
+FIRST_POSITIONS = 64  # of a text that there is room for at first
+GROWTH = 1.5  # of that room, when texts get longer
+HUGE_PAGE_BYTES = 4 * 2**20  # from this size on, pages of 2 MiB lose little and are read faster
+
+
+@dataclass(frozen=True, slots=True)
+class CrossBlock:
+    """Cross-attention keys and values of consecutive slots, from `first` on.
+
+    Attributes:
+        first: The first slot.
+        keys: Shape (layers, slots, heads, head, positions).
+        values: Shape (layers, slots, heads, positions, head).
+    """
+
+    first: int
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def stop(self) -> int:
+        """The slot after the last one."""
+        return self.first + self.keys.shape[1]
+
+    @property
+    def positions(self) -> int:
+        """Encoder positions that a row may have."""
+        return self.keys.shape[-1]
 
 
 class KVCache:
-    """Keys and values of self-attention and cross-attention, for every decoder layer and slot."""
+    """Keys and values of self-attention and cross-attention, for every decoder layer and slot.
 
-    self_kv: Tensor  # (layers, 2, slots, heads, positions, head): keys and values
-    cross_keys: Tensor  # (layers, slots, heads, head, encoder positions)
-    cross_values: Tensor  # (layers, slots, heads, encoder positions, head)
+    Attributes:
+        self_kv: Of each layer, shape (2, slots, heads, positions, head): keys and values.
+        blocks: The cross-attention of the slots.
+        slots: Rows at most.
+        max_positions: Decoder positions of a row at most.
+        encoder_lengths: Encoder positions in each slot, int64, shape (slots,).
+        cross_mask: Added to the attention weights, shape (slots, encoder positions).
+    """
 
     def __init__(
         self,
@@ -42,7 +80,7 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Allocates the cache.
+        """Creates the cache; on a GPU it is allocated as a whole.
 
         Args:
             layers: Decoder layers.
@@ -54,43 +92,97 @@ class KVCache:
             dtype: Of keys and values.
             device: Where the cache is.
         """
-        self._rows = (layers, slots, heads)
-        self._head_size = head_size
-        self._is_static = device.type != "cpu"
-        encoder_positions = round_up_to_lanes(encoder_positions) if self._is_static else encoder_positions
-        self.self_kv = _zeros((layers, 2, slots, heads, positions, head_size), dtype, device)
-        self._keys, self._values = (
-            _zeros((layers * slots * heads * encoder_positions * head_size,), dtype, device) for _ in range(2)
-        )
-        self.encoder_lengths = torch.zeros(slots, dtype=torch.long, device=device)  # encoder positions in each slot
-        self.cross_mask = torch.zeros(
-            slots, encoder_positions, dtype=dtype, device=device
-        )  # added to the attention weights
-        self.slots = slots
-        self._lay_out(encoder_positions)
+        self._layers, self._heads, self._head_size = layers, heads, head_size
+        self._dtype, self._device = dtype, device
+        self.is_static = device.type != "cpu"
+        encoder_positions = round_up_to_lanes(encoder_positions) if self.is_static else encoder_positions
+        self.slots, self.max_positions = slots, positions
+        self.encoder_lengths = torch.zeros(slots, dtype=torch.long, device=device)
+        self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)
+        self.self_kv = [self._new_self_kv(slots, positions) for _ in range(layers)] if self.is_static else []
+        self.blocks = self._new_blocks([encoder_positions] * slots) if self.is_static else []
 
-    def resize_windows(self, encoder_positions: int) -> None:
-        """Lays the cross-attention part out for windows of up to so many positions. What it held is lost.
+    def lay_out(self, encoder_positions: Sequence[int]) -> None:
+        """Prepares for windows with these numbers of encoder positions, in any order. What the cache held is lost.
 
-        Does nothing on a GPU.
+        There may be more of them than slots. Does nothing on a GPU.
         """
-        if not self._is_static:
-            self._lay_out(round_up_to_lanes(encoder_positions, self.cross_mask.shape[1]))
+        if self.is_static:
+            return
+        self.self_kv = []
+        largest = self.cross_mask.shape[1]
+        longest = sorted((round_up_to_lanes(each, largest) for each in encoder_positions), reverse=True)[: self.slots]
+        plan = plan_blocks(longest)
+        if [(block.stop - block.first, block.positions) for block in self.blocks] != plan:
+            self.blocks = []  # before the new ones are allocated
+            self.blocks = self._new_blocks(longest)
 
-    def _lay_out(self, encoder_positions: int) -> None:
-        size = prod(self._rows) * encoder_positions * self._head_size
-        self.cross_keys = self._keys[:size].view(*self._rows, self._head_size, encoder_positions)
-        self.cross_values = self._values[:size].view(*self._rows, encoder_positions, self._head_size)
+    def reserve_texts(self, positions: int) -> None:
+        """Makes room for so many positions of each text. Does nothing on a GPU."""
+        if self.is_static or (self.self_kv and positions <= self.self_kv[0].shape[3]):
+            return
+        held = self.self_kv[0].shape[3] if self.self_kv else 0
+        wanted = max(positions, FIRST_POSITIONS, int(GROWTH * held))
+        room = min(round_up_to_lanes(wanted), self.max_positions)
+        if not held:
+            self.self_kv = [self._new_self_kv(self.slots, room) for _ in range(self._layers)]
+            return
+        for layer, old in enumerate(self.self_kv):  # one after the other, so that little is there twice
+            new = self._new_self_kv(self.slots, room)
+            new[:, :, :, :held] = old
+            self.self_kv[layer] = new
+
+    def reserve_window(self, slot: int, encoder_positions: int) -> None:
+        """Makes room for a window in a slot. Does nothing on a GPU."""
+        if self.is_static or (
+            self.blocks and slot < self.blocks[-1].stop and encoder_positions <= self.block_of(slot).positions
+        ):
+            return
+        needed = round_up_to_lanes(encoder_positions, self.cross_mask.shape[1])
+        held = [block.positions for block in self.blocks for _ in range(block.first, block.stop)]
+        held += [0] * (slot + 1 - len(held))
+        old, self.blocks = (
+            self.blocks,
+            self._new_blocks([max(each, needed) for each in held[: slot + 1]] + held[slot + 1 :]),
+        )
+        for block in old:
+            for number in range(block.first, block.stop):
+                target = self.block_of(number)
+                _copy_row(block, number, target, number, block.positions)
+
+    def block_of(self, slot: int) -> CrossBlock:
+        """Returns the block of a slot."""
+        return next(block for block in self.blocks if slot < block.stop)
+
+    def cross_kv(self, layer: int, slot: int) -> tuple[Tensor, Tensor]:
+        """Returns keys, shape (heads, head, positions), and values, (heads, positions, head), of one slot."""
+        block = self.block_of(slot)
+        return block.keys[layer, slot - block.first], block.values[layer, slot - block.first]
+
+    def gather_keys(self, layer: int, slots: Tensor, encoder_positions: int, heads: Tensor) -> Tensor:
+        """Returns the keys of some heads in several slots, shape (rows, heads, head, encoder_positions).
+
+        No slot holds more positions. Those behind a row's own are zeros or older values.
+        """
+        if self.is_static:
+            return self.blocks[0].keys[layer][slots[:, None], heads, :, :encoder_positions]
+        gathered = torch.zeros(len(slots), len(heads), self._head_size, encoder_positions, dtype=self._dtype)
+        for row, slot in zip(gathered, slots.tolist(), strict=True):
+            keys = self.cross_kv(layer, slot)[0][heads, :, :encoder_positions]
+            row[..., : keys.shape[-1]] = keys
+        return gathered
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int], positions: int, encoder_positions: int) -> None:
         """Copies the first `positions` and `encoder_positions` of the slots `sources` to the slots `targets`."""
-        if self._is_static:
+        if self.is_static:
             self._move_rows_by_layer(sources, targets, positions, encoder_positions)
             return
         for source, target in zip(sources, targets, strict=True):
-            self.self_kv[:, :, target, :, :positions] = self.self_kv[:, :, source, :, :positions]
-            self.cross_keys[:, target, ..., :encoder_positions] = self.cross_keys[:, source, ..., :encoder_positions]
-            self.cross_values[:, target, :, :encoder_positions] = self.cross_values[:, source, :, :encoder_positions]
+            for self_kv in self.self_kv:
+                self_kv[:, target, :, :positions] = self_kv[:, source, :, :positions]
+            own = int(self.encoder_lengths[source])
+            self.reserve_window(target, own)
+            _copy_row(self.block_of(source), source, self.block_of(target), target, own)
             self.encoder_lengths[target] = self.encoder_lengths[source]
             self.cross_mask[target] = self.cross_mask[source]
 
@@ -99,12 +191,39 @@ class KVCache:
     ) -> None:
         """Copies all rows of a layer at once: on a GPU each copy has the cost of a launch, however short it is."""
         old, new = copy_async([list(sources), list(targets)], self.encoder_lengths.device)
-        for self_kv, keys, values in zip(self.self_kv, self.cross_keys, self.cross_values, strict=True):
+        block = self.blocks[0]
+        for self_kv, keys, values in zip(self.self_kv, block.keys, block.values, strict=True):
             self_kv[:, new, :, :positions] = self_kv[:, old, :, :positions]
             keys[new, ..., :encoder_positions] = keys[old, ..., :encoder_positions]
             values[new, :, :encoder_positions] = values[old, :, :encoder_positions]
         self.encoder_lengths[new] = self.encoder_lengths[old]
         self.cross_mask[new] = self.cross_mask[old]
+
+    def _new_self_kv(self, slots: int, positions: int) -> Tensor:
+        return _zeros((2, slots, self._heads, positions, self._head_size), self._dtype, self._device)
+
+    def _new_blocks(self, encoder_positions: Sequence[int]) -> list[CrossBlock]:
+        """Returns blocks for slots with so many encoder positions, in whole lanes, the longest first."""
+        blocks: list[CrossBlock] = []
+        first = 0
+        for rows, positions in plan_blocks(encoder_positions):
+            shape = (self._layers, rows, self._heads)
+            keys = _zeros((*shape, self._head_size, positions), self._dtype, self._device)
+            values = _zeros((*shape, positions, self._head_size), self._dtype, self._device)
+            blocks.append(CrossBlock(first, keys, values))
+            first += rows
+        return blocks
+
+
+def plan_blocks(encoder_positions: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns the number of slots and their room for each block; the windows are given longest first."""
+    blocks: list[tuple[int, int]] = []
+    for positions in encoder_positions:
+        if blocks and positions >= BLOCK_SHARE * blocks[-1][1]:
+            blocks[-1] = blocks[-1][0] + 1, blocks[-1][1]
+        else:
+            blocks.append((1, positions))
+    return blocks
 
 
 def round_up_to_lanes(positions: int, largest: int | None = None) -> int:
@@ -116,8 +235,21 @@ def round_up_to_lanes(positions: int, largest: int | None = None) -> int:
     return whole if largest is None else min(whole, largest)
 
 
+def _copy_row(source: CrossBlock, old: int, target: CrossBlock, new: int, positions: int) -> None:
+    """Copies the first encoder positions of slot `old` in the block `source` to slot `new` in the block `target`."""
+    old, new = old - source.first, new - target.first
+    target.keys[:, new, ..., :positions] = source.keys[:, old, ..., :positions]
+    target.values[:, new, :, :positions] = source.values[:, old, :, :positions]
+
+
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns zeros. On a CPU numpy allocates them, which leaves their pages untouched; torch would write to all."""
+    """Returns zeros. On a CPU they are a mapping of their own, which returns to the system with the tensor."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    return torch.from_numpy(np.zeros(prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+    try:
+        memory = mmap.mmap(-1, prod(shape) * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"key-value cache of the shape {shape}: {error}") from error
+    if len(memory) >= HUGE_PAGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

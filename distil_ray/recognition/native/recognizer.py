@@ -37,6 +37,7 @@ from distil_ray.recognition.native.device import (
     choose_slots,
     is_out_of_memory,
     keep_freed_memory,
+    prepare_memory,
     release_memory,
 )
 from distil_ray.recognition.native.encoder import Encoder
@@ -103,6 +104,7 @@ class NativeRecognizer:
         if assistant is not None and options.speculative != "off" and options.num_beams > 1:
             raise ValueError(f"decoding.num_beams={options.num_beams}: an assistant drafts for greedy decoding only")
         attention, attention_warning = _choose_attention(options)
+        prepare_memory()
         model = open_model(
             folder,
             device=options.device,
@@ -110,11 +112,11 @@ class NativeRecognizer:
             attention=attention,
             threads=options.threads,
         )
-        keep_freed_memory()
         self._options = options
         self._tokens = load_tokens(folder, options)
         self._prefix = self._tokens.prefix(options.prefix, options.timestamps != "none")
         self._encoder, self._decoder = Encoder(model.module, model.is_int8), Decoder(model.module, model.is_int8)
+        keep_freed_memory()
         if options.window == "gated":
             self._encoder.add_silence_context()
         config = model.module.config

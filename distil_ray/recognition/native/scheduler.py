@@ -101,9 +101,13 @@ class SlotTable:
         is_ragged = any(entry.task.num_frames < MAX_FRAMES for entry in self._occupied.values())
         return Extent(text_positions, self.longest_window(self.tasks), is_ragged)
 
+    def windows(self, tasks: Iterable[DecodingTask]) -> list[int]:
+        """Returns the encoder positions of each window, silence behind it included."""
+        return [self._output_positions(task.num_frames) for task in tasks]
+
     def longest_window(self, tasks: Iterable[DecodingTask]) -> int:
-        """Returns the encoder positions of the longest window, silence behind it included."""
-        return max(self._output_positions(task.num_frames) for task in tasks)
+        """Returns the encoder positions of the longest window."""
+        return max(self.windows(tasks))
 
     def assign(self, slots: Iterable[int], tasks: Iterable[DecodingTask]) -> None:
         """Assigns tasks, whose first token is known, to free slots."""

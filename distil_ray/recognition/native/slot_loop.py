@@ -148,7 +148,7 @@ class SlotLoop(ABC):
         tasks = queue.take()
         waiting = self._group(tasks)
         self._slots.clear()
-        self._begin(tasks, self._slots.longest_window(tasks) if tasks else 0)
+        self._begin(tasks, self._slots.windows(tasks))
         done: list[tuple[int, DecodingResult]] = []
         while waiting or len(self._slots) or done:
             if not (waiting or len(self._slots)):
@@ -167,7 +167,7 @@ class SlotLoop(ABC):
 
         The logits are float32, shape (vocabulary,).
         """
-        self._begin([], self._slots.longest_window(tasks))
+        self._begin([], self._slots.windows(tasks))
         waiting = self._group(tasks)
         while groups := pop_groups(waiting, self._slots.number):
             batch = [task for group in groups for task in group.tasks]
@@ -182,9 +182,9 @@ class SlotLoop(ABC):
     def _rows(self) -> RowState:
         """The state of the rows of this run."""
 
-    def _begin(self, tasks: Sequence[DecodingTask], window: int) -> None:
-        """Prepares a run whose windows have at most `window` encoder positions."""
-        self._cache.resize_windows(window)
+    def _begin(self, tasks: Sequence[DecodingTask], windows: Sequence[int]) -> None:
+        """Prepares a run of windows with these numbers of encoder positions."""
+        self._cache.lay_out(windows)
 
     @abstractmethod
     def _admit(self, groups: Sequence[TaskGroup], free: Sequence[int]) -> None:

@@ -69,6 +69,7 @@ def _measure_decoder(
 ) -> tuple[float, dict[int, float]]:
     """Returns the seconds of the prefill, and of a step by its columns, logits included."""
     cache, device = decoder.new_cache(rows), decoder.device
+    cache.lay_out([positions] * rows)
     slots = torch.arange(rows, device=device)
     width = decoder.heads * decoder.head_size
     states = torch.randn(1, positions, width, device=device, dtype=decoder.dtype)

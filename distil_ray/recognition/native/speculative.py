@@ -236,9 +236,9 @@ class Drafter:
         self._encoder_lengths = [0] * slots  # encoder positions in each slot
         self._checks_probability = assistant.decoder.device.type == "cpu"
 
-    def resize_windows(self, encoder_positions: int) -> None:
-        """Lays the cache out for windows of up to so many positions. What it held is lost."""
-        self._cache.resize_windows(encoder_positions)
+    def lay_out(self, encoder_positions: Sequence[int]) -> None:
+        """Prepares the cache for windows with at most these numbers of positions. What it held is lost."""
+        self._cache.lay_out(encoder_positions)
 
     def write_cross_kv(
         self,

@@ -144,7 +144,9 @@ def test_a_dropped_recognizer_frees_its_weights_and_caches_at_once(whisper_tiny_
             recognizer._decoder,
             recognizer._decoder._tokens,
             loop,
-            loop._cache.self_kv,
+            loop._cache,
+            loop._cache.self_kv[0],
+            loop._cache.blocks[0].keys,
             recognizer._speculation,
         ]
         references = [weakref.ref(part) for part in parts]
