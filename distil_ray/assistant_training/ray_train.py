@@ -33,8 +33,8 @@ from distil_ray.assistant_training.worker import Figures, TrainingSpec, WorkerGr
 from distil_ray.config import Config
 from distil_ray.errors import DistilRayError, RunError, SettingsError
 from distil_ray.pipeline.assistant_selection import training_uri
-from distil_ray.pipeline.capacity import Node, actor_cpus, allocate_cpus, max_actors_beside_decoding, num_actors
-from distil_ray.pipeline.ray_cluster import MIB, node_resources
+from distil_ray.pipeline.capacity import MIB, Node, actor_cpus, allocate_cpus, max_actors_beside_decoding, num_actors
+from distil_ray.pipeline.ray_cluster import node_resources
 from distil_ray.storage.storage import Storage
 
 STATE_FILE = "state.pt"  # in a checkpoint

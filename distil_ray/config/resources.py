@@ -6,6 +6,8 @@ from pydantic import Field, field_validator
 
 from distil_ray.config.base import Section, at_least_one
 
+MIN_ACTOR_MEMORY_MB = 256
+
 
 class PlanConfig(Section):
     """Sizes of the tasks in which the work is planned, retried and committed."""
@@ -54,8 +56,11 @@ class ResourcesConfig(Section):
     )
     decode_cpus: float = Field(0.5, gt=0, le=8, description="CPUs per decode task.")
     commit_cpus: float = Field(0.25, gt=0, le=8, description="CPUs per write task.")
-    actor_memory_mb: int | None = Field(
-        None, ge=256, description="Memory that Ray reserves for a recognizer actor, in MiB. null: none."
+    actor_memory_mb: Literal["auto"] | int | None = Field(
+        None,
+        description="Memory that Ray reserves for a recognizer actor, in MiB; as many actors as it allows are started."
+        " auto: estimated from the checkpoint and the settings for the native recognizer on CPUs, otherwise none. null:"
+        " none.",
     )
     decoder_memory_mb: int = Field(2048, ge=256, description="Address space limit of a decoder subprocess, in MiB.")
     decoder_timeout_s: float = Field(
@@ -96,6 +101,13 @@ class ResourcesConfig(Section):
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
         return at_least_one(value)
+
+    @field_validator("actor_memory_mb")
+    @classmethod
+    def _enough_memory(cls, value: str | int | None) -> str | int | None:
+        if isinstance(value, int) and value < MIN_ACTOR_MEMORY_MB:
+            raise ValueError(f"must be at least {MIN_ACTOR_MEMORY_MB}, auto or null")
+        return value
 
     @field_validator("cpus_per_actor")
     @classmethod

@@ -7,6 +7,7 @@ where nodes may be added (`resources.autoscaling`).
 A node is a dict of its resources. The module imports no Ray.
 """
 
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ Node = dict[str, float]  # resources of a node, by Ray's names: CPU, GPU, …
 # weights. On a GPU one thread launches kernels and one serves Ray.
 AUTO_CPUS = 4.0
 AUTO_CPUS_WITH_GPU = 2.0
+MIB = 1 << 20
 MIN_CPUS = 0.1  # of an actor, beside the other stages on a single CPU
 CPU_STEP = 0.01  # allocations are rounded down to this
 
@@ -117,6 +119,14 @@ def require_actor_capacity(resources: ResourcesConfig, nodes: Sequence[Node], pl
             f"resources.cpus_per_actor={actor_cpus(resources):g}: the largest node has {most:g} CPUs ({place}). Set it"
             " lower, or to auto."
         )
+    memory = actor_memory_bytes(resources)
+    most_memory = max(node.get("memory", math.inf) for node in nodes)
+    if memory is not None and most_memory < memory:
+        raise SettingsError(
+            f"resources.actor_memory_mb={resources.actor_memory_mb}: the largest node has {most_memory / MIB:.0f} MiB"
+            f" for actors and tasks ({place}). Lower decoding.batch_size, use a smaller model, or set it lower or to"
+            " null, which reserves nothing."
+        )
     actors = num_actors(resources, nodes)
     if min(actors, max_actors(nodes, resources)) <= max_actors_beside_decoding(nodes, resources):
         return
@@ -134,6 +144,14 @@ def actor_cpus(resources: ResourcesConfig) -> float:
     if isinstance(resources.cpus_per_actor, str):
         raise TypeError("resources.cpus_per_actor=auto was not resolved; call allocate_cpus first")
     return resources.cpus_per_actor
+
+
+def actor_memory_bytes(resources: ResourcesConfig) -> int | None:
+    """Returns the bytes of memory that Ray reserves for an actor; None: nothing is reserved.
+
+    `build_run` makes a number of auto, for recognizers; actors of other kinds reserve nothing with it.
+    """
+    return resources.actor_memory_mb * MIB if isinstance(resources.actor_memory_mb, int) else None
 
 
 def recognizer_threads(resources: ResourcesConfig) -> int:
@@ -198,4 +216,6 @@ def _max_actors_beside(nodes: Sequence[Node], resources: ResourcesConfig, cpus: 
 def _max_actors_on_node(node: Node, resources: ResourcesConfig, reserved_cpus: float = 0.0) -> int:
     by_cpus = int((node.get("CPU", 0.0) - reserved_cpus + 1e-6) // actor_cpus(resources))
     by_gpus = int(node.get("GPU", 0.0) // resources.gpus_per_actor) if resources.gpus_per_actor else by_cpus
-    return max(0, min(by_cpus, by_gpus))
+    memory = actor_memory_bytes(resources)
+    by_memory = int(node["memory"] // memory) if memory is not None and "memory" in node else by_cpus
+    return max(0, min(by_cpus, by_gpus, by_memory))

@@ -20,7 +20,14 @@ from distil_ray.cli.console import format_count
 from distil_ray.config import ResourcesConfig
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.pipeline import ray_logging
-from distil_ray.pipeline.capacity import Node, allocate_cpus, available_cpus, cluster_address, require_actor_capacity
+from distil_ray.pipeline.capacity import (
+    MIB,
+    Node,
+    allocate_cpus,
+    available_cpus,
+    cluster_address,
+    require_actor_capacity,
+)
 from distil_ray.pipeline.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
@@ -28,7 +35,6 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
 TASKS_IN_FLIGHT = 256  # of `map_on_cluster`; enough to keep a large cluster busy
 MAX_ATTEMPTS = 4  # at one of them, if its process or node dies
-MIB = 1 << 20
 
 
 @contextmanager

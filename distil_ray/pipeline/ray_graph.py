@@ -32,12 +32,12 @@ from ray.data.block import BlockMetadata
 from distil_ray.errors import RunError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import list_attempts
-from distil_ray.pipeline.capacity import actor_cpus, num_actors
+from distil_ray.pipeline.capacity import MIB, actor_cpus, actor_memory_bytes, num_actors
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import MIB, WorkerStates, alive_nodes, describe_cluster, node_resources
+from distil_ray.pipeline.ray_cluster import WorkerStates, alive_nodes, describe_cluster, node_resources
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector, take_snapshot
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
@@ -130,7 +130,7 @@ def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Da
         ),
         num_cpus=actor_cpus(resources),
         num_gpus=resources.gpus_per_actor or None,
-        memory=resources.actor_memory_mb * MIB if resources.actor_memory_mb else None,
+        memory=actor_memory_bytes(resources),
     )
     results = hypotheses.map_batches(
         partial(write_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus

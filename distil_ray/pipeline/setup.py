@@ -4,7 +4,8 @@ Everything here happens before Ray and the models are started, so that wrong set
 code 2 (`SettingsError`).
 """
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 
@@ -28,6 +29,8 @@ from distil_ray.pipeline.assistant_selection import select_assistant
 from distil_ray.pipeline.capacity import require_local_capacity
 from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_model
 from distil_ray.pipeline.transcript_rows import store_tokenizer
+from distil_ray.recognition.capabilities import NATIVE, load_capabilities
+from distil_ray.recognition.memory_estimate import estimate_memory_mb
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join, normalize
@@ -93,7 +96,7 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
         console,
         **chunking.describe(),
     )
-    return Run(
+    run = Run(
         config=config,
         run_id=config.run_id or new_run_id(),
         fingerprint=compute_fingerprint(config, model.identity, chunking),
@@ -103,6 +106,31 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
         detects_language=model.detects_language,
         chunking=chunking,
     )
+    return _reserve_memory(run, model)
+
+
+def _reserve_memory(run: Run, model: ModelInfo) -> Run:
+    """Returns the run with a number, or None, for `resources.actor_memory_mb=auto`."""
+    config = run.config
+    if config.resources.actor_memory_mb != "auto":
+        return run
+    memory_mb = None
+    if (
+        load_capabilities(config.model.recognizer) is NATIVE.capabilities
+        and not config.resources.gpus_per_actor
+        and model.config_dir is not None
+    ):
+        decoding = config.decoding
+        memory_mb = estimate_memory_mb(
+            json.loads((model.config_dir / "config.json").read_text(encoding="utf-8")),
+            dtype=config.model.dtype,
+            batch_size=None if decoding.batch_size == "auto" else decoding.batch_size,
+            num_texts=max(decoding.num_beams, decoding.best_of),
+            max_new_tokens=decoding.max_new_tokens,
+            part_audio_s=run.part_audio_s,
+        )
+    resources = config.resources.model_copy(update={"actor_memory_mb": memory_mb})
+    return replace(run, config=config.model_copy(update={"resources": resources}))
 
 
 def _read_hotwords(config: Config) -> Config:

@@ -13,6 +13,7 @@ from distil_ray.errors import SettingsError
 from distil_ray.pipeline import capacity
 from distil_ray.pipeline.capacity import (
     actor_cpus,
+    actor_memory_bytes,
     allocate_cpus,
     cluster_address,
     max_actors_beside_decoding,
@@ -120,3 +121,22 @@ def test_the_quota_of_a_container_is_read(files: dict[str, str], quota: float | 
         (tmp_path / name).write_text(text)
 
     assert capacity._read_cpu_quota(tmp_path) == quota
+
+
+def test_memory_limits_the_actors_of_a_node_and_is_refused_where_no_node_has_it() -> None:
+    gib = float(1 << 30)
+    nodes = [{"CPU": 16.0, "memory": 10 * gib}, {"CPU": 16.0, "memory": 3 * gib}]
+    settings = ResourcesConfig(cpus_per_actor=1.0, decode_cpus=0.5, commit_cpus=0.25, actor_memory_mb=2048)
+    assert num_actors(settings, nodes) == 5 + 1
+    require_actor_capacity(settings, nodes, "a cluster")
+    large = settings.model_copy(update={"actor_memory_mb": 11_000})
+    with pytest.raises(SettingsError, match=r"resources\.actor_memory_mb=11000: the largest node has 10240 MiB"):
+        require_actor_capacity(large, nodes, "a cluster")
+    require_actor_capacity(large, [{"CPU": 4.0}], "this machine, whose memory Ray has not counted yet")
+    unresolved = settings.model_copy(update={"actor_memory_mb": "auto"})
+    assert actor_memory_bytes(unresolved) is None
+
+
+def test_a_wrong_amount_of_memory_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 256, auto or null"):
+        ResourcesConfig(actor_memory_mb=200)

@@ -169,6 +169,20 @@ def test_events_carry_numbers_and_a_level(settings: Settings, tmp_path: Path, mo
     assert events["recognized"]["num_done"] == events["summary"]["num_recordings"] == 2
 
 
+@pytest.mark.parametrize(
+    ("more", "is_estimated"),
+    [([], True), (["model.recognizer=transformers"], False), (["resources.gpus_per_actor=1"], False)],
+)
+def test_the_memory_of_an_actor_is_estimated_for_the_native_recognizer_on_cpus(
+    settings: Settings, more: list[str], is_estimated: bool
+) -> None:
+    """whisper-tiny.en takes less than the default of whisper-base."""
+    run = prepare_run(settings("resources.actor_memory_mb=auto", *more), Console(file=io.StringIO())).run
+    found = run.config.resources.actor_memory_mb
+    assert isinstance(found, int) == is_estimated and found != "auto"
+    assert not isinstance(found, int) or 600 < found < 1600
+
+
 def test_a_changed_recording_replaces_its_row(without_ray: None, settings: Settings, tmp_path: Path) -> None:
     for number, name in enumerate(("a.wav", "b.wav", "c.wav")):
         _write(tmp_path / "audio", name, 2, number)

@@ -1,0 +1,76 @@
+"""Memory of a native recognizer on a CPU, estimated from config.json and the settings before anything is loaded.
+
+`estimate_memory_mb` is what ``resources.actor_memory_mb=auto`` asks Ray for. It is the most that an actor was seen to
+take, not what it takes for short recordings: every slot is in a full window. docs/performance.md compares it with
+measured peaks for the sizes of Whisper's checkpoints. No torch is imported, as the driver calls it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+MIB = 2**20
+PROCESS_MB = 420  # Python, torch, pyarrow, Ray's worker, the code of the kernels, the tokenizer
+STORE_MB = 300  # pages of Ray's object store that an actor has touched in the end, measured over three hours of audio
+BYTES_PER_AUDIO_S = 32_000  # PCM16 at 16 kHz
+AUTO_SLOTS = 16  # chunks of decoding.batch_size=auto on a CPU (native/device.py)
+AUTO_CACHE_MB = 4096  # that they may take
+KERNEL_MB = 20  # compiled kernels that oneDNN keeps
+HIDDEN_COPIES = 24  # of the hidden states of a window, d_model wide, that an encoder layer and the heap's gaps take
+LOGITS_COPIES = 6  # of the logits of a step, float32
+DTYPE_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "int8": 4}  # of caches and activations; auto may be float32
+
+
+def estimate_memory_mb(
+    config: Mapping[str, Any],
+    *,
+    dtype: str = "auto",
+    batch_size: int | None = None,
+    num_texts: int = 1,
+    max_new_tokens: int | None = None,
+    part_audio_s: float = 600.0,
+) -> int:
+    """Returns the peak resident size of an actor, in MiB.
+
+    The sum of: the process, the weights, the cross-attention of full windows in every slot, the self-attention of the
+    longest texts, the activations of one window and of one step, and the audio.
+
+    Args:
+        config: Content of config.json.
+        dtype: `model.dtype`; auto counts as float32.
+        batch_size: `decoding.batch_size`; None for auto.
+        num_texts: Beams, or texts that are sampled, whichever are more.
+        max_new_tokens: `decoding.max_new_tokens`; None: as many as the decoder has positions.
+        part_audio_s: Audio of a part, in seconds.
+    """
+    width: int = config["d_model"]
+    vocabulary: int = config["vocab_size"]
+    bytes_each = DTYPE_BYTES[dtype]
+    windows: int = config.get("max_source_positions", 1500)
+    texts: int = config.get("max_target_positions", 448)
+    if max_new_tokens is not None:
+        texts = min(texts, texts // 2 + max_new_tokens)  # a prompt has at most half of them
+    texts += 16 * num_texts  # entries of texts that part
+    cache_mb: float = 2 * config["decoder_layers"] * width * (windows + texts) * bytes_each / MIB  # of a slot
+    slots = batch_size or max(1, min(AUTO_SLOTS, int(AUTO_CACHE_MB / cache_mb)))
+    window_mb = HIDDEN_COPIES * windows * width * bytes_each / MIB
+    logits_mb = LOGITS_COPIES * slots * num_texts * vocabulary * 4 / MIB
+    audio_mb = STORE_MB + 2 * part_audio_s * BYTES_PER_AUDIO_S / MIB
+    return round(
+        PROCESS_MB + KERNEL_MB + _weights_mb(config, dtype) + slots * cache_mb + window_mb + logits_mb + audio_mb
+    )
+
+
+def _weights_mb(config: Mapping[str, Any], dtype: str) -> float:
+    """Returns the size of the weights as they are arranged, and that of the largest one while it is being arranged."""
+    width: int = config["d_model"]
+    square, encoder_layers, decoder_layers = width**2, config["encoder_layers"], config["decoder_layers"]
+    inner = 2 * width * (config["encoder_ffn_dim"] * encoder_layers + config["decoder_ffn_dim"] * decoder_layers)
+    vocabulary = config["vocab_size"] * width
+    convolutions = 3 * width * (config["num_mel_bins"] + width)
+    positions = (config.get("max_source_positions", 1500) + config.get("max_target_positions", 448)) * width
+    large = inner + 4 * square * encoder_layers + 5 * square * decoder_layers  # projections that int8 quantizes
+    small = 3 * square * decoder_layers  # those that it leaves in float32
+    others = convolutions + positions
+    if dtype == "int8":
+        return float(large + vocabulary + 4 * (small + others)) / MIB
+    return float(DTYPE_BYTES[dtype] * (large + vocabulary + small + others)) / MIB

@@ -1,0 +1,48 @@
+"""The estimate follows the sizes of the checkpoint and the settings, and is not below what was measured."""
+
+from typing import Any
+
+import pytest
+
+from distil_ray.recognition.memory_estimate import estimate_memory_mb
+
+BASE = (512, 6, 6)
+LARGE_V3 = (1280, 32, 32)
+DISTIL_LARGE_V3 = (1280, 32, 2)
+
+
+def config(width: int, encoder_layers: int, decoder_layers: int) -> dict[str, Any]:
+    return {
+        "d_model": width,
+        "encoder_layers": encoder_layers,
+        "decoder_layers": decoder_layers,
+        "encoder_ffn_dim": 4 * width,
+        "decoder_ffn_dim": 4 * width,
+        "vocab_size": 51_866,
+        "num_mel_bins": 80,
+    }
+
+
+def test_weights_and_caches_are_counted_once_each() -> None:
+    """Whisper-base has 73 million parameters; its cross-attention takes 35 MiB for each full window in float32."""
+    few, many = (estimate_memory_mb(config(*BASE), dtype="float32", batch_size=slots) for slots in (1, 17))
+    assert 16 * 35 < many - few < 16 * 52
+    assert estimate_memory_mb(config(*BASE), dtype="auto", batch_size=1) == few
+    assert 130 < few - estimate_memory_mb(config(*BASE), dtype="bfloat16", batch_size=1) < 250
+    assert 180 < few - estimate_memory_mb(config(*BASE), dtype="int8", batch_size=1) < 200
+
+
+def test_large_checkpoints_get_fewer_slots_where_the_batch_is_chosen() -> None:
+    chosen, asked = (estimate_memory_mb(config(*LARGE_V3), dtype="float32", batch_size=size) for size in (None, 16))
+    assert chosen < asked - 4000
+    assert estimate_memory_mb(config(*DISTIL_LARGE_V3), dtype="float32") < chosen / 2
+
+
+@pytest.mark.parametrize(
+    ("more", "at_least_mb"), [({"part_audio_s": 1200.0}, 30), ({"num_texts": 5}, 40), ({"max_new_tokens": 1}, -300)]
+)
+def test_settings_count(more: dict[str, Any], at_least_mb: int) -> None:
+    usual = estimate_memory_mb(config(*BASE), dtype="float32", batch_size=16)
+    changed = estimate_memory_mb(config(*BASE), dtype="float32", batch_size=16, **more)
+    assert changed - usual >= at_least_mb
+    assert changed != usual
