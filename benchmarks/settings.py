@@ -39,6 +39,7 @@ class ScaleSettings:
     write_price: float = option(0.005, "dollars per 1000 PUT and LIST requests")
     read_price: float = option(0.0004, "dollars per 1000 GET and HEAD requests; DELETE is free")
     blocks: tuple[int, ...] = option((1000, 4000), "blocks of the outputs whose ledger is read")
+    indexed_blocks: tuple[int, ...] = option((4000, 40_000), "the same, of outputs that have an index of it")
     block_rows: int = option(10, "rows of one of these blocks")
     latency_s: float = option(0.02, "seconds that the simulated store waits before it answers")
     report: str = option(".bench/reports", "folder for scale.json and scale.md")

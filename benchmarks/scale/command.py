@@ -95,7 +95,8 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
     for layout in settings.layouts:
         console.print(f"counting the requests of {layout} …", style="dim")
         costs.append(measure_layout(layout))
-    ledgers = [measure_ledger(blocks, settings) for blocks in settings.blocks]
+    sizes = [*((blocks, False) for blocks in settings.blocks), *((blocks, True) for blocks in settings.indexed_blocks)]
+    ledgers = [measure_ledger(blocks, indexed, settings) for blocks, indexed in sizes]
     tables = [requests_table(costs), corpus_table(costs, settings), ledger_table(ledgers, settings)]
     for table in tables:
         console.print(table)
@@ -303,12 +304,18 @@ def corpus_table(costs: Sequence[LayoutCost], settings: ScaleSettings) -> Table:
 def ledger_table(ledgers: Sequence[LedgerCost], settings: ScaleSettings) -> Table:
     """Returns the cost of reading ledgers, one row per size."""
     grid = Table(title=f"Ledger of {settings.block_rows} rows a block, {settings.latency_s * 1000:g} ms a request")
-    for heading in ("blocks", "rows", "requests", "wall s", "CPU s", "peak MiB", "bytes per row", "MiB read"):
+    for heading in ("blocks", "index", "rows", "requests", "wall s", "CPU s", "peak MiB", "bytes per row", "MiB read"):
         grid.add_column(heading, justify="right")
     for each in ledgers:
         grid.add_row(
-            *(f"{each.blocks:,}", f"{each.rows:,}", f"{each.requests:,}", f"{each.wall_s:.1f}", f"{each.cpu_s:.1f}"),
-            *(f"{each.peak_mib:.0f}", f"{each.bytes_per_row:.0f}", f"{each.read_mib:.1f}"),
+            *(f"{each.blocks:,}", "yes" if each.indexed else "no", f"{each.rows:,}", f"{each.requests:,}"),
+            *(
+                f"{each.wall_s:.1f}",
+                f"{each.cpu_s:.1f}",
+                f"{each.peak_mib:.0f}",
+                f"{each.bytes_per_row:.0f}",
+                f"{each.read_mib:.1f}",
+            ),
         )
     return grid
 

@@ -6,22 +6,28 @@
 blocks have the same rows, which makes no difference to the cost.
 """
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 
+import numpy as np
+
 from benchmarks.comparison.interleave import ROOT
 from benchmarks.planning.command import make_rows
-from benchmarks.planning.run import PeakMemorySampler, timed
+from benchmarks.planning.run import FINGERPRINT, PeakMemorySampler, timed
 from benchmarks.scale.memory_store import BUCKET, MemoryStore
 from benchmarks.settings import ScaleSettings
+from distil_ray.config import StorageConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
+from distil_ray.output.ledger_index import ROW_BYTES, BlockRows, IndexUpdate
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage import Entry, Storage
 
+OUTPUT = f"s3://{BUCKET}/output"
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "scale", "AWS_SECRET_ACCESS_KEY": "scale", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -31,9 +37,10 @@ class LedgerCost:
 
     Attributes:
         blocks: Files of transcripts.
+        indexed: The output has an index of the ledger.
         rows: Rows in all of them.
         requests: Requests to the store.
-        read_mib: MiB of the blocks together.
+        read_mib: MiB that the store has sent.
         wall_s: Seconds.
         cpu_s: CPU seconds of the reading process.
         peak_mib: Peak memory of that process.
@@ -41,6 +48,7 @@ class LedgerCost:
     """
 
     blocks: int
+    indexed: bool
     rows: int
     requests: int
     read_mib: float
@@ -50,16 +58,24 @@ class LedgerCost:
     bytes_per_row: float
 
 
-def measure_ledger(blocks: int, settings: ScaleSettings) -> LedgerCost:
-    """Returns the cost of the ledger of an output with that many blocks. Raises `RunError` if its reading fails."""
+def measure_ledger(blocks: int, indexed: bool, settings: ScaleSettings) -> LedgerCost:
+    """Returns the cost of the ledger of an output with that many blocks, with or without an index of it.
+
+    Raises:
+        RunError: The ledger cannot be read.
+    """
     store = MemoryStore(settings.latency_s)
     block = to_parquet_bytes(make_rows(range(settings.block_rows)))
-    for number in range(blocks):
-        store.objects[f"output/{TRANSCRIPTS}/task-{number:024x}.parquet"] = block
+    names = [f"output/{TRANSCRIPTS}/task-{number:024x}.parquet" for number in range(blocks)]
+    store.objects.update(dict.fromkeys(names, block))
     with store.serving() as url:
+        if indexed:
+            _write_index(names, block, settings.block_rows, url)
+        store.requests.clear()
+        store.bytes_read = 0
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         process = subprocess.run(
-            [sys.executable, "-m", "benchmarks.scale.ledger", f"s3://{BUCKET}/output"],
+            [sys.executable, "-m", "benchmarks.scale.ledger", OUTPUT],
             cwd=ROOT,
             env={**environment, **ACCOUNT, "AWS_ENDPOINT_URL": url, "NO_PROXY": "127.0.0.1"},
             capture_output=True,
@@ -71,14 +87,32 @@ def measure_ledger(blocks: int, settings: ScaleSettings) -> LedgerCost:
     found = json.loads(process.stdout)
     return LedgerCost(
         blocks=blocks,
+        indexed=indexed,
         rows=found["rows"],
         requests=store.requests.total(),
-        read_mib=blocks * len(block) / 2**20,
+        read_mib=store.bytes_read / 2**20,
         wall_s=found["wall_s"],
         cpu_s=found["cpu_s"],
         peak_mib=found["peak_mib"],
         bytes_per_row=(found["peak_mib"] - found["before_mib"]) * 2**20 / max(found["rows"], 1),
     )
+
+
+def _write_index(names: list[str], block: bytes, block_rows: int, url: str) -> None:
+    """Writes an index as a run would that had read all blocks, with random keys."""
+    rng = np.random.default_rng(0)
+    etag = hashlib.md5(block).hexdigest()
+    entries = [Entry(f"s3://{BUCKET}/{name}", len(block), etag) for name in names]
+    read = [
+        BlockRows(
+            np.array([number]),
+            np.array([block_rows]),
+            {name: rng.bytes(size * block_rows) for name, size in ROW_BYTES.items()},
+            {FINGERPRINT: block_rows},
+        )
+        for number in range(len(names))
+    ]
+    IndexUpdate(entries, read).write(OUTPUT, Storage(StorageConfig(endpoint_url=url, anonymous=True)))
 
 
 def main() -> None:

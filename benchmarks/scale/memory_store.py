@@ -39,6 +39,7 @@ class MemoryStore(S3Proxy):
         self._etags: dict[int, str] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: Counter[Kind] = Counter()
+        self.bytes_read = 0  # bodies of responses
 
     def put(self, key: str, data: bytes) -> None:
         """Stores an object."""
@@ -51,6 +52,7 @@ class MemoryStore(S3Proxy):
         answer = self._answer(exchange.request, body)
         with self._lock:
             self.requests[kind_of(exchange.request)] += 1
+            self.bytes_read += len(answer.body)
         time.sleep(self._latency_s)
         exchange.reply(answer)
 

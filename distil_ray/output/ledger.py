@@ -19,6 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distil_ray.errors import PERMANENT_KINDS, RunError
+from distil_ray.output.ledger_index import ROW_BYTES, BlockRows, IndexUpdate, read_index
 from distil_ray.output.reader import readable_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.schema import open_parquet
@@ -94,30 +95,43 @@ class Ledger:
     fingerprints: dict[str, int]
 
     @classmethod
-    def read(cls, output_uri: str, storage: Storage, counts_as: str | None = None) -> "Ledger":
-        """Reads every Parquet file below ``transcripts/``. An output that does not exist is an empty ledger.
+    def read(
+        cls, output_uri: str, storage: Storage, counts_as: str | None = None, update: IndexUpdate | None = None
+    ) -> "Ledger":
+        """Returns the rows of every Parquet file below ``transcripts/``. An output that does not exist is empty.
+
+        Files that the index of the output has in their current version are not read (`ledger_index.py`).
 
         Args:
             output_uri: Normalized URI of the output.
             storage: Storage of the output.
-            counts_as: Fingerprint for the keys of all rows, instead of their own.
+            counts_as: Fingerprint for the keys of all rows, instead of their own. The index is then not used, because
+                it has the keys of their own.
+            update: Gets the rows that were not in the index. Ignored with `counts_as`.
 
         Raises:
             RunError: If a file cannot be read: skipping it would process its recordings twice.
         """
-        files = tuple(list_data_files(join(output_uri, TRANSCRIPTS), storage))
-        read = ordered_parallel_map(
-            lambda uri: _read_file(uri, storage, counts_as), files, num_request_threads(output_uri)
-        )
-        parts = [_EMPTY, *read]
-        fingerprints = Counter[str]()
+        folder = join(output_uri, TRANSCRIPTS)
+        entries = [entry for entry in storage.list_files(folder) if is_data_file(entry.uri)]
+        parts = [] if counts_as is not None else list(read_index(entries, output_uri, storage))
+        is_left = np.ones(len(entries), np.bool_)
         for part in parts:
-            fingerprints.update(part.fingerprints)
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
-        counts = [part.num_rows for part in parts[1:]]
-        columns["file"] = np.repeat(np.arange(len(files), dtype=np.int32), counts)
-        order = np.lexsort((columns["times"], columns["keys"]))
-        return cls(**{name: column[order] for name, column in columns.items()}, files=files, fingerprints=fingerprints)
+            is_left[part.files] = False
+        left = np.flatnonzero(is_left).tolist()
+        read = ordered_parallel_map(
+            lambda number: _read_file(number, entries[number].uri, storage, counts_as),
+            left,
+            num_request_threads(output_uri),
+        )
+        if update is not None and counts_as is None:
+            update.begin(entries)
+            for part in read:
+                update.read.append(part)
+                parts.append(part)
+        else:
+            parts += read
+        return _assemble(parts, tuple(entry.uri for entry in entries))
 
     @property
     def num_rows(self) -> int:
@@ -159,17 +173,26 @@ class Ledger:
         return list(found)
 
 
-_COLUMNS = ("keys", "ids", "grades", "times", "file", "row")
-_EMPTY = Ledger(
-    keys=np.empty(0, KEY),
-    ids=np.empty(0, KEY),
-    grades=np.empty(0, np.uint8),
-    times=np.empty(0, np.int64),
-    file=np.empty(0, np.int32),
-    row=np.empty(0, np.int32),
-    files=(),
-    fingerprints={},
-)
+def _assemble(parts: Sequence[BlockRows], files: tuple[str, ...]) -> Ledger:
+    """Returns the ledger of the rows of some files, in any order."""
+    fingerprints = Counter[str]()
+    for part in parts:
+        fingerprints.update(part.fingerprints)
+    numbers = np.concatenate([np.empty(0, np.int64), *(part.files for part in parts)])
+    counts = np.concatenate([np.empty(0, np.int64), *(part.counts for part in parts)])
+    starts = np.cumsum(counts) - counts
+    columns: dict[str, Any] = {
+        name: np.frombuffer(b"".join([part.columns[name] for part in parts]), _TYPES[name]) for name in ROW_BYTES
+    }
+    columns["file"] = np.repeat(numbers.astype(np.int32), counts)
+    columns["row"] = (np.arange(counts.sum()) - np.repeat(starts, counts)).astype(np.int32)
+    order = np.lexsort((columns["row"], columns["file"], columns["times"], columns["keys"]))
+    return Ledger(
+        **{name: column[order] for name, column in columns.items()}, files=files, fingerprints=dict(fingerprints)
+    )
+
+
+_TYPES: dict[str, Any] = {"keys": KEY, "ids": KEY, "grades": np.uint8, "times": np.dtype("<i8")}
 
 
 def list_data_files(folder: str, storage: Storage) -> Iterator[str]:
@@ -199,22 +222,21 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
     return list(found)
 
 
-def _read_file(uri: str, storage: Storage, counts_as: str | None) -> Ledger:
-    """Returns the rows of one file, in file order."""
-    parts: dict[str, list[NDArray[Any]]] = {name: [getattr(_EMPTY, name)] for name in _COLUMNS}
+def _read_file(number: int, uri: str, storage: Storage, counts_as: str | None) -> BlockRows:
+    """Returns the rows of one file; `number`: that of the file in the listing."""
+    parts: dict[str, list[bytes]] = {name: [] for name in ROW_BYTES}
     fingerprints = Counter[str]()
     for batch in _batches(uri, [*IDENTITY, *_ROW_STATE], [], storage):
         fingerprints.update(batch["fingerprint"])
         if counts_as is not None:
             batch["fingerprint"] = [counts_as] * len(batch["fingerprint"])
-        parts["keys"].append(_batch_keys(batch, ""))
-        parts["ids"].append(id_keys(batch["recording_id"]))
-        grades = [_grade(*words) for words in zip(batch["status"], batch["error_kind"], strict=True)]
-        parts["grades"].append(np.array(grades, np.uint8))
-        parts["times"].append(np.array([_microseconds(time) for time in batch["processed_at"]], np.int64))
-    columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
-    columns["row"] = np.arange(len(columns["keys"]), dtype=np.int32)
-    return Ledger(**columns, files=(uri,), fingerprints=dict(fingerprints))
+        parts["keys"].append(_batch_keys(batch, "").tobytes())
+        parts["ids"].append(id_keys(batch["recording_id"]).tobytes())
+        parts["grades"].append(bytes(map(_grade, batch["status"], batch["error_kind"])))
+        times = [_microseconds(time) for time in batch["processed_at"]]
+        parts["times"].append(np.array(times, _TYPES["times"]).tobytes())
+    columns = {name: b"".join(values) for name, values in parts.items()}
+    return BlockRows(np.array([number]), np.array([len(columns["grades"])]), columns, dict(fingerprints))
 
 
 _ROW_STATE = ["fingerprint", "status", "error_kind", "processed_at"]

@@ -28,6 +28,7 @@ from distil_ray.evaluation.summary import (
 )
 from distil_ray.evaluation.summary_table import print_summary
 from distil_ray.output.ledger import Ledger, find_ids
+from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.ledger_rows import drop_rows, duplicate_rows, stale_rows
 from distil_ray.output.run_context import SUCCESS_FILE, TEMP_DIRS, Run
 from distil_ray.pipeline.planner import Plan
@@ -116,13 +117,15 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
     )
     output = normalize(run.config.output.uri)
     write_events(run, results)
-    ledger = _drop_replaced_rows(run, plan, results, console)
+    update = IndexUpdate()
+    ledger = _drop_replaced_rows(run, plan, results, console, update)
     report = summarize(ledger.files, run.storage, facts, run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)
     for name in TEMP_DIRS:
         run.storage.delete(join(run.folder_uri, name))
     run.storage.put(join(run.folder_uri, SUCCESS_FILE), b"")
+    update.write(output, run.storage)
     print_summary(report, output, console)
     _log_other_settings(run, ledger, console)
     return _exit_code(report, run.config, console)
@@ -147,23 +150,25 @@ def _write_page(run: Run, results: Sequence[CommitResult], console: Console) -> 
             write_events(run, results, {"report_error": words})
 
 
-def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult]) -> Ledger:
+def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult], update: IndexUpdate) -> Ledger:
     """Reads the ledger after the work; again after a pause where rows are missing although no commit failed.
 
     Some stores list new files late, and sometimes miss old ones.
     """
-    ledger = read_ledger(run)
+    ledger = read_ledger(run, update)
     for pause_s in () if any(result["error"] for result in results) else LISTING_LAG_S:
         if not len(ledger.missing(plan.listed_keys)):
             break
         time.sleep(pause_s)
-        ledger = read_ledger(run)
+        ledger = read_ledger(run, update)
     return ledger
 
 
-def _drop_replaced_rows(run: Run, plan: Plan, results: Sequence[CommitResult], console: Console) -> Ledger:
+def _drop_replaced_rows(
+    run: Run, plan: Plan, results: Sequence[CommitResult], console: Console, update: IndexUpdate
+) -> Ledger:
     """Drops rows that newer ones replace, once no row is missing. Returns the ledger afterwards."""
-    ledger = _read_complete_ledger(run, plan, results)
+    ledger = _read_complete_ledger(run, plan, results, update)
     if len(ledger.missing(plan.listed_keys)):
         return ledger
     changed = stale_rows(ledger, plan.listed_ids, plan.listed_keys)
@@ -177,7 +182,7 @@ def _drop_replaced_rows(run: Run, plan: Plan, results: Sequence[CommitResult], c
     if not len(changed) and not len(worse):
         return ledger
     drop_rows(ledger, np.concatenate([changed, worse]), run.storage)
-    return read_ledger(run)
+    return read_ledger(run, update)
 
 
 def check_completeness(

@@ -15,6 +15,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
+from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.run_context import (
     SUCCESS_FILE,
     TEMP_DIRS,
@@ -154,14 +155,15 @@ def _read_hotwords(config: Config) -> Config:
     return config.model_copy(update={"decoding": config.decoding.model_copy(update={"hotwords": words})})
 
 
-def read_ledger(run: Run) -> Ledger:
-    """Reads the ledger of the output.
+def read_ledger(run: Run, update: IndexUpdate | None = None) -> Ledger:
+    """Reads the ledger of the output; `update` gets what its index lacks.
 
     With `output.on_settings_change=keep`, rows of other settings get the keys of this run and so count as done.
     """
     keep = run.config.output.on_settings_change == "keep"
     try:
-        return Ledger.read(normalize(run.config.output.uri), run.storage, run.fingerprint if keep else None)
+        output = normalize(run.config.output.uri)
+        return Ledger.read(output, run.storage, run.fingerprint if keep else None, update)
     except StorageError as error:
         raise SettingsError(f"output.uri={run.config.output.uri}: {error}") from error
 

@@ -110,9 +110,12 @@ def test_loose_files_take_one_read_each_and_members_of_shards_a_range() -> None:
 @pytest.mark.slow
 def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     printed = io.StringIO()
-    settings = ScaleSettings(layouts=("manifest",), blocks=(30,), latency_s=0.0, report=str(tmp_path))
+    settings = ScaleSettings(
+        layouts=("manifest",), blocks=(30,), indexed_blocks=(300,), latency_s=0.0, report=str(tmp_path)
+    )
     assert measure_scale(settings, Console(file=printed, width=200)) == ExitCode.DONE
     written = json.loads((tmp_path / "scale.json").read_text())
     assert [one["layout"] for one in written["layouts"]] == ["manifest"]
-    assert (written["ledgers"][0]["rows"], written["ledgers"][0]["requests"]) == (300, 31)
+    # Two listings, and each block; or the index.
+    assert [(one["rows"], one["requests"]) for one in written["ledgers"]] == [(300, 32), (3000, 3)]
     assert "| manifest | recording |" in (tmp_path / "scale.md").read_text()
