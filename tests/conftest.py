@@ -17,10 +17,11 @@ if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # else every process
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Gives property tests without a number of their own fewer examples where slow tests are left out."""
-    settings.register_profile("quick", max_examples=40)
-    if config.option.markexpr == "not slow":
-        settings.load_profile("quick")
+    """Gives property tests without a number of their own fewer examples where slow tests are left out. None has a time
+    limit for an example, which a busy machine may exceed."""
+    settings.register_profile("quick", max_examples=40, deadline=None)
+    settings.register_profile("thorough", deadline=None)
+    settings.load_profile("quick" if config.option.markexpr == "not slow" else "thorough")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
