@@ -42,8 +42,7 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="Data type of weights and activations. auto: bfloat16 or float16 on GPUs, bfloat16 on CPUs with"
-        " AVX512-BF16 or AMX, otherwise float32. int8: 8-bit matrix products, only on CPUs with VNNI and with the"
-        " native recognizer.",
+        " AMX, otherwise float32. int8: 8-bit matrix products, only on CPUs with VNNI and with the native recognizer.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",

@@ -17,7 +17,7 @@ import torch
 
 from distil_ray.whisper.stored_model import StoredModel
 
-BFLOAT16_CPU_FLAGS = ("avx512_bf16", "amx_bf16")  # names in /proc/cpuinfo
+BFLOAT16_CPU_FLAG = "amx_bf16"  # in /proc/cpuinfo. With AVX512-BF16 alone float32 is faster (docs/performance.md)
 # Warnings that transformers logs for every Whisper batch: the padding token is the end token, and its own generate
 # passes suppressed tokens in two ways. Windows of 30 s have no padding that an attention mask could exclude.
 SUPPRESSED_LOG_MESSAGES = (
@@ -162,14 +162,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
         if _is_ampere(device):
             return torch.bfloat16, "model.dtype=auto: bfloat16, which this GPU supports"
         return torch.float16, "model.dtype=auto: float16, because this GPU does not support bfloat16"
-    flags = _cpu_flags()
-    for flag in BFLOAT16_CPU_FLAGS:
-        if flag in flags:
-            return torch.bfloat16, f"model.dtype=auto: bfloat16, because the processor has {flag}"
-    return (
-        torch.float32,
-        "model.dtype=auto: float32, because the processor has no bfloat16 instructions (AVX512-BF16, AMX)",
-    )
+    if BFLOAT16_CPU_FLAG in _cpu_flags():
+        return torch.bfloat16, f"model.dtype=auto: bfloat16, because the processor has {BFLOAT16_CPU_FLAG}"
+    return torch.float32, "model.dtype=auto: float32, because the processor has no AMX for bfloat16"
 
 
 def _base_dtype_for_int8(device: torch.device) -> torch.dtype:

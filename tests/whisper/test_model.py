@@ -34,13 +34,13 @@ def test_a_missing_gpu_is_an_error_that_names_the_setting(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({"avx512f", "avx512_bf16"}, torch.bfloat16),
+        ({"avx512f", "avx512_bf16"}, torch.float32),
         ({"amx_tile", "amx_bf16"}, torch.bfloat16),
         ({"avx512f", "avx512_vnni"}, torch.float32),
         (set(), torch.float32),
     ],
 )
-def test_auto_is_bfloat16_only_on_processors_with_bfloat16_instructions(
+def test_auto_is_bfloat16_only_on_processors_with_amx(
     flags: set[str], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model_module, "_cpu_flags", lambda: frozenset(flags))
