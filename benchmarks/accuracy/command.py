@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from benchmarks.comparison.weights import convert_checkpoint
 from benchmarks.comparison.worker import SetResult
 from benchmarks.settings import AccuracySettings
 from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.output.run_context import RECOGNITION_VERSION
 from distil_ray.whisper.checkpoint import load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 
@@ -143,7 +145,9 @@ def _make_start(
 def _store_path(mode: Mode, model: str, settings: AccuracySettings) -> Path:
     """Returns the file of a mode's transcripts: another one for other weights, versions, options or languages."""
     versions = REQUIREMENTS.get(mode.engine.program.environment, ())
-    identity = [str(fetch_weights(model)), versions, mode.engine.options, settings.language]
+    identity: list[Any] = [str(fetch_weights(model)), versions, mode.engine.options, settings.language]
+    if mode.is_own:
+        identity.append(RECOGNITION_VERSION)  # its texts change with it
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     name = f"{mode.program}-{mode.name}-{digest}.jsonl"
     return Path(settings.cache_dir) / "accuracy" / model.rpartition(":")[2].replace("/", "_") / name

@@ -27,6 +27,8 @@ _FULL: Options = {"chunking.window": "full"}
 _BEAMS: Options = {"decoding.num_beams": 5}
 _FALLBACK: Options = {"decoding.temperatures": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 
+_FLOAT32: Options = {"model.dtype": "float32"}  # as the other programs
+
 OWN_MODES: dict[str, Options] = {
     "quiet": {},
     "quiet-times": _TIMES,
@@ -82,6 +84,8 @@ class Mode:
 
 def _mode(program: str, name: str, options: Options) -> Mode:
     label = f"{program} {name}"
+    if program == OWN:
+        options = {**_FLOAT32, **options}
     return Mode(program, name, Engine(label, label, PROGRAMS[program], options))
 
 

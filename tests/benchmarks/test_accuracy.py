@@ -256,7 +256,7 @@ def test_the_settings_of_every_mode_of_this_package_are_known(name: str) -> None
 
 
 def test_modes_are_chosen_by_engine_and_by_name() -> None:
-    assert DEFAULT_MODE.engine.options == {}
+    assert DEFAULT_MODE.engine.options == {"model.dtype": "float32"}
     assert {mode.program for mode in select_modes((), ())} == set(PROGRAMS)
     assert [mode.engine.name for mode in select_modes(("openai-whisper", "distil_ray"), ("quiet", "command-line"))] == [
         "distil_ray quiet",
