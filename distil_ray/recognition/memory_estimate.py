@@ -8,16 +8,22 @@ measured peaks for the sizes of Whisper's checkpoints. No torch is imported, as 
 from collections.abc import Mapping
 from typing import Any
 
+from distil_ray.types import BYTES_PER_SAMPLE, SAMPLE_RATE
+
 MIB = 2**20
 PROCESS_MB = 420  # Python, torch, pyarrow, Ray's worker, the code of the kernels, the tokenizer
 STORE_MB = 300  # pages of Ray's object store that an actor has touched in the end, measured over three hours of audio
-BYTES_PER_AUDIO_S = 32_000  # PCM16 at 16 kHz
-AUTO_SLOTS = 16  # chunks of decoding.batch_size=auto on a CPU (native/device.py)
-AUTO_CACHE_MB = 4096  # that they may take
+CPU_SLOTS = 16  # chunks; more are slower, because the key-value cache then exceeds that of the processor (measured)
+CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
 KERNEL_MB = 20  # compiled kernels that oneDNN keeps
 HIDDEN_COPIES = 24  # of the hidden states of a window, d_model wide, that an encoder layer and the heap's gaps take
 LOGITS_COPIES = 6  # of the logits of a step, float32
 DTYPE_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "int8": 4}  # of caches and activations; auto may be float32
+
+
+def choose_cpu_slots(bytes_per_slot: int) -> int:
+    """Returns the number of chunks of ``decoding.batch_size=auto`` on a CPU, given the bytes of the caches of one."""
+    return max(1, min(CPU_SLOTS, CPU_CACHE_BYTES // bytes_per_slot))
 
 
 def estimate_memory_mb(
@@ -50,13 +56,19 @@ def estimate_memory_mb(
     if max_new_tokens is not None:
         texts = min(texts, texts // 2 + max_new_tokens)  # a prompt has at most half of them
     texts += 16 * num_texts  # entries of texts that part
-    cache_mb: float = 2 * config["decoder_layers"] * width * (windows + texts) * bytes_each / MIB  # of a slot
-    slots = batch_size or max(1, min(AUTO_SLOTS, int(AUTO_CACHE_MB / cache_mb)))
+    slot_bytes: int = 2 * config["decoder_layers"] * width * (windows + texts) * bytes_each
+    slots = batch_size or choose_cpu_slots(slot_bytes)
     window_mb = HIDDEN_COPIES * windows * width * bytes_each / MIB
     logits_mb = LOGITS_COPIES * slots * num_texts * vocabulary * 4 / MIB
-    audio_mb = STORE_MB + 2 * part_audio_s * BYTES_PER_AUDIO_S / MIB
+    audio_mb = STORE_MB + 2 * part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE / MIB
     return round(
-        PROCESS_MB + KERNEL_MB + _weights_mb(config, dtype) + slots * cache_mb + window_mb + logits_mb + audio_mb
+        PROCESS_MB
+        + KERNEL_MB
+        + _weights_mb(config, dtype)
+        + slots * slot_bytes / MIB
+        + window_mb
+        + logits_mb
+        + audio_mb
     )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CPU_SLOTS = 16  # chunks; more are slower, because the key-value cache then exceeds that of the processor (measured)
-CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
+from distil_ray.recognition.memory_estimate import choose_cpu_slots
+
 GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_THRESHOLD = -1, -3  # parameters of mallopt (malloc.h)
 KEPT_BYTES = 2**30  # freed memory that stays with the process
 MAX_KERNELS = 64  # of oneDNN; a step has about five
@@ -43,7 +43,7 @@ def choose_slots(requested: int | None, device: torch.device, bytes_per_slot: in
     if requested is not None:
         return requested, None
     if device.type == "cpu":
-        slots = max(1, min(CPU_SLOTS, CPU_CACHE_BYTES // bytes_per_slot))
+        slots = choose_cpu_slots(bytes_per_slot)
         mib = bytes_per_slot / 2**20
         return slots, f"decoding.batch_size=auto: {slots} on a CPU ({mib:.0f} MiB of cache per chunk)"
     free, _ = torch.cuda.mem_get_info(device)
