@@ -70,7 +70,6 @@ ONLY_IN: dict[str, set[str]] = {
         "whisper/model",
         "recognition/transformers_recognizer",
         "recognition/transformers_long_form",
-        "evaluation/normalizers",
     },
     "triton": {"recognition"},
     "tokenizers": {"whisper", "recognition"},

@@ -3,7 +3,8 @@
 Published WERs use the two normalizers of openai-whisper, which transformers includes: ``whisper_english`` and
 ``whisper_basic``. The second replaces every combining mark by a blank; ``unicode`` keeps them, for languages that write
 vowels with such marks. `unify_typography` is applied first, whatever the normalizer. Packages are imported when a
-normalizer is first used: transformers takes about a second and loads no torch.
+normalizer is first used. Of transformers only the module with the normalizers is loaded: importing the package takes
+almost a second of every process that scores.
 """
 
 import re
@@ -11,6 +12,9 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache
 from importlib.metadata import version
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
 
 from distil_ray.evaluation.typography import TYPOGRAPHY_VERSION, compose, unify_typography
 from distil_ray.languages import primary_subtag
@@ -42,6 +46,9 @@ LANGUAGES_WITH_MARKS: dict[str, tuple[str, ...]] = {
 }
 _WITH_MARKS = frozenset(code for codes in LANGUAGES_WITH_MARKS.values() for code in codes)
 _TURKIC = frozenset(LANGUAGES_WITH_MARKS["Latin with dotted and dotless i"])
+
+_TRANSFORMERS_FILE = "models/whisper/english_normalizer.py"  # in the package; it imports nothing of transformers
+_TRANSFORMERS_MODULE = "transformers_whisper_normalizer"
 
 SEPARATOR = "; "  # joins several normalizers in one string
 
@@ -127,17 +134,26 @@ def _normalizer(name: str) -> Callable[[str], str]:
 
 
 def _whisper_english() -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
-
-    normalizer: Callable[[str], str] = EnglishTextNormalizer(english_spelling())  # type: ignore[no-untyped-call]
+    normalizer: Callable[[str], str] = _load_transformers_module().EnglishTextNormalizer(english_spelling())
     return normalizer
 
 
 def _whisper_basic() -> Callable[[str], str]:
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer
-
-    normalizer: Callable[[str], str] = BasicTextNormalizer()
+    normalizer: Callable[[str], str] = _load_transformers_module().BasicTextNormalizer()
     return normalizer
+
+
+@cache
+def _load_transformers_module() -> ModuleType:
+    """Loads the module of transformers that has the normalizers, from its file, without the package around it."""
+    package = find_spec("transformers")
+    if package is None or package.origin is None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+    spec = spec_from_file_location(_TRANSFORMERS_MODULE, Path(package.origin).parent / _TRANSFORMERS_FILE)
+    assert spec is not None and spec.loader is not None, "a .py file has a loader"
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _whisper_normalizer_english() -> Callable[[str], str]:

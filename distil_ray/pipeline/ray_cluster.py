@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10.0  # for the head node to take a connection
 TASKS_IN_FLIGHT = 256  # of `map_on_cluster`; enough to keep a large cluster busy
+# Ray ends a worker that was idle for a second, where there are more workers than CPUs. On a small machine each task
+# then starts a process of its own, which takes three CPU seconds, most of them for imports.
+KEEP_IDLE_WORKERS_MS = 300_000
 MAX_ATTEMPTS = 4  # at one of them, if its process or node dies
 
 
@@ -122,6 +125,7 @@ def _require_listener(address: str) -> None:
 def _start_local(resources: ResourcesConfig) -> None:
     """Starts Ray on this machine. Ray gives the node 30 s, which a busy machine may exceed: two attempts."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's default of 15 starves the recognizers on a busy machine
+    os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", str(KEEP_IDLE_WORKERS_MS))
     store = {"object_store_memory": resources.object_store_mb * MIB} if resources.object_store_mb else {}
     for is_last in (False, True):
         try:
