@@ -18,7 +18,7 @@ ORDER = (
     *("redaction", "errors", "types", "registry", "languages", "config", "storage", "schema", "cli"),
     *("audio", "whisper", "chunking", "recognition", "readers"),
     *("output", "evaluation", "report", "pipeline"),
-    *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "api", "demo", "commands"),
+    *("assistant_training", "nightly", "verify", "pseudo_labels", "export", "forget", "api", "demo", "commands"),
 )
 
 # All that a folder may import, of this package and of others: these run on any machine that they are copied to.

@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "write the page of a run again, or a page over all runs",
     "compare": "compare two outputs, or two runs, recording by recording",
     "verify": "check that an output is complete; transcribe a sample again",
+    "forget": "remove recordings from an output and all that quotes them",
     "outcome": "print the outcome of a run and return its exit code",
     "nightly": "transcribe what is new, and compare the figures with earlier runs",
     "pseudo-label": "make a training data set from recordings",

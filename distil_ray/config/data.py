@@ -146,6 +146,19 @@ class OutputConfig(Section):
         " these rows as done. redo: transcribe their recordings again, and replace the rows when all new ones are"
         " written.",
     )
+    deleted_sources: Literal["keep", "list", "remove"] = Field(
+        "keep",
+        description="Action for rows of recordings that the input no longer lists. keep: count them in the summary."
+        " list: also name them in deleted_sources.csv of the run's folder. remove: list them and remove their rows at"
+        " the end of the run. distil-ray forget removes a recording from all files of the output.",
+    )
+    max_deleted_fraction: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Maximum share of the output's rows that output.deleted_sources=remove, or distil-ray forget"
+        " deleted_sources=true, removes at once. More are kept: the input is then probably not the whole one.",
+    )
     lease_s: float = Field(
         300.0,
         ge=3,

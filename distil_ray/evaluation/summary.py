@@ -102,6 +102,7 @@ class RunInfo:
         assistant: The checkpoint that drafts; None without one.
         english_only: The model knows no other language.
         keeps_others: Rows of other fingerprints count as this run's; `listed_keys` then include theirs.
+        num_deleted_sources: Recordings with rows that the input no longer lists; None if the run cannot tell.
     """
 
     run_id: str
@@ -117,6 +118,7 @@ class RunInfo:
     assistant: str | None = None
     english_only: bool = False
     keeps_others: bool = False
+    num_deleted_sources: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,7 @@ def summarize(files: Sequence[str], storage: Storage, run: RunInfo, scoring: Sco
         "num_done_before": run.num_done_before,
         "num_recognized": counted["num_recordings"] - run.num_done_before,
         **counted,
+        "num_deleted_sources": run.num_deleted_sources,
         "rtfx_job": _rate(work.audio_s, run.wall_s),
         "rtfx_model": _rate(work.audio_s, work.recognize_s),
         "audio_recognized_s": round(work.audio_s, 3),

@@ -41,6 +41,7 @@ def print_summary(report: RunSummary, output_uri: str, console: Console) -> None
         ("assistant", _drafting(summary)),
         ("untranscribed", _untranscribed(summary)),
         ("languages", _mixed_languages(summary)),
+        ("deleted", deleted_sources_note(summary)),
         ("normalizer", summary["normalizer"]),
         ("warning", mixed_versions_warning(summary["normalizer"])),
     ]:
@@ -131,6 +132,13 @@ def doubtful_text_warning(figures: Mapping[str, Any], *, english_only: bool = Fa
     if not english_only:
         return warning
     return f"{warning}. The model is English-only: if they are in another language, choose a multilingual model.name"
+
+
+def deleted_sources_note(figures: Mapping[str, Any]) -> str:
+    """Returns the number of recordings with rows that the input no longer lists; an empty string if there are none."""
+    if not (deleted := figures.get("num_deleted_sources")):
+        return ""
+    return f"{deleted:,} more recordings had rows and are not listed by the input (output.deleted_sources)"
 
 
 def _drafting(summary: Figures) -> str:

@@ -19,7 +19,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -147,6 +147,21 @@ def read_index(entries: Sequence[Entry], output_uri: str, storage: Storage) -> I
             yield _from_table(file.table.take(pa.array(found)), numbers[found])
 
 
+def drop_blocks(paths: Collection[str], output_uri: str, storage: Storage) -> None:
+    """Removes the entries of files of transcripts, by their paths below ``transcripts/``. For the lease's holder only.
+
+    Entries of files that have changed are passed over anyway; they still hold hashes of ids that are no longer there.
+    """
+    for file in _load_all(output_uri, storage):
+        kept = file.table.filter(
+            pc.invert(pc.is_in(file.table["path"], value_set=pa.array(sorted(paths), pa.string())))
+        )
+        if kept.num_rows < file.table.num_rows:
+            if kept.num_rows:
+                _put(kept, [file.name, *file.replaces], output_uri, storage)
+            storage.delete_file(file.entry.uri)
+
+
 def _identities(entries: Sequence[Entry], output_uri: str) -> dict[tuple[str, int | None, str | None], int]:
     """Returns the numbers of the files by what has to be equal; not of those without a version."""
     prefix = _prefix(output_uri)
@@ -245,15 +260,20 @@ def _write(
     parts = list(_split(pa.concat_tables([added, *current])))
     for number, part in enumerate(parts, 1):
         # Named in the last part only: a run that ends before it has replaced nothing.
-        replaces = sorted(file.name for file in merged) if number == len(parts) else []
-        info = json.dumps({"version": INDEX_VERSION, "replaces": replaces}).encode()
-        data = to_parquet_bytes(part.replace_schema_metadata({_INFO_KEY: info}))
-        storage.put_if_absent(join(output_uri, INDEX_FOLDER, _name(data)), data)
+        replaces = [file.name for file in merged] if number == len(parts) else []
+        _put(part, replaces, output_uri, storage)
     oldest = time.time() - GRACE_S
     for file in stored:
         if file.entry.modified is not None and file.entry.modified < oldest:
             for name in file.replaces:
                 storage.delete_file(join(output_uri, INDEX_FOLDER, name))
+
+
+def _put(table: pa.Table, replaces: Sequence[str], output_uri: str, storage: Storage) -> None:
+    """Stores an index file under the hash of its content."""
+    info = json.dumps({"version": INDEX_VERSION, "replaces": sorted(replaces)}).encode()
+    data = to_parquet_bytes(table.replace_schema_metadata({_INFO_KEY: info}))
+    storage.put_if_absent(join(output_uri, INDEX_FOLDER, _name(data)), data)
 
 
 def _split(table: pa.Table) -> Iterator[pa.Table]:

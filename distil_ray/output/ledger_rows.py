@@ -30,6 +30,11 @@ def stale_rows(ledger: Ledger, listed_ids: Keys, listed_keys: Keys) -> Rows:
     return np.flatnonzero(other & np.isin(ledger.ids, listed_ids))
 
 
+def unlisted_rows(ledger: Ledger, listed_ids: Keys) -> Rows:
+    """Returns the rows of recordings that are not listed, in any version: their sources were deleted."""
+    return np.flatnonzero(~np.isin(ledger.ids, listed_ids))
+
+
 def duplicate_rows(ledger: Ledger) -> Rows:
     """Returns, of the rows that share a key, all but the preferred one."""
     rows = ledger.duplicates()

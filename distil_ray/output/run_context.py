@@ -26,6 +26,7 @@ from distil_ray.types import SAMPLE_RATE
 
 RUNS_FOLDER = "runs"  # below the output: one folder per run
 SUCCESS_FILE = "_SUCCESS"  # in a run's folder: every listed recording has its row
+DELETED_SOURCES_FILE = "deleted_sources.csv"  # in a run's folder: rows whose recordings are no longer listed
 TEMP_DIRS = ("parts", "attempts")  # in a run's folder: temporary files of an attempt; deleted at its end
 
 # Part of the fingerprint. Increase it whenever the code changes transcripts for the same settings.

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,6 +31,7 @@ from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.ledger_rows import drop_rows, duplicate_rows, stale_rows
 from distil_ray.output.run_context import SUCCESS_FILE, TEMP_DIRS, Run
+from distil_ray.pipeline.deleted_sources import find_deleted_sources
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.setup import read_ledger
 from distil_ray.redaction import redact
@@ -118,8 +119,8 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
     output = normalize(run.config.output.uri)
     write_events(run, results)
     update = IndexUpdate()
-    ledger = _drop_replaced_rows(run, plan, results, console, update)
-    report = summarize(ledger.files, run.storage, facts, run.config.scoring)
+    ledger, deleted = _drop_unwanted_rows(run, plan, results, console, update)
+    report = summarize(ledger.files, run.storage, replace(facts, num_deleted_sources=deleted), run.config.scoring)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)
     for name in TEMP_DIRS:
@@ -164,13 +165,17 @@ def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult],
     return ledger
 
 
-def _drop_replaced_rows(
+def _drop_unwanted_rows(
     run: Run, plan: Plan, results: Sequence[CommitResult], console: Console, update: IndexUpdate
-) -> Ledger:
-    """Drops rows that newer ones replace, once no row is missing. Returns the ledger afterwards."""
+) -> tuple[Ledger, int | None]:
+    """Drops rows that newer ones replace, and those of deleted sources if set, once no row is missing.
+
+    Returns the ledger afterwards, and the number of recordings with rows that are no longer listed.
+    """
     ledger = _read_complete_ledger(run, plan, results, update)
     if len(ledger.missing(plan.listed_keys)):
-        return ledger
+        return ledger, None
+    deleted = find_deleted_sources(run, plan, ledger, console)
     changed = stale_rows(ledger, plan.listed_ids, plan.listed_keys)
     worse = np.setdiff1d(duplicate_rows(ledger), changed)
     for rows, reason, what in (
@@ -179,10 +184,11 @@ def _drop_replaced_rows(
     ):
         if len(rows):
             log_field("replaced", f"{len(rows):,} rows {what}", console, num_rows=len(rows), reason=reason)
-    if not len(changed) and not len(worse):
-        return ledger
-    drop_rows(ledger, np.concatenate([changed, worse]), run.storage)
-    return read_ledger(run, update)
+    unwanted = np.unique(np.concatenate([changed, worse, *([deleted.rows] if deleted.removes else [])]))
+    if not len(unwanted):
+        return ledger, deleted.num_recordings
+    drop_rows(ledger, unwanted, run.storage)
+    return read_ledger(run, update), deleted.num_recordings
 
 
 def check_completeness(

@@ -12,9 +12,10 @@ from rich.console import Console
 from distil_ray.cli.console import format_count, format_duration, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.output.forgotten import Remembered
 from distil_ray.output.run_context import RUNS_FOLDER, Run
 from distil_ray.pipeline.planner import Plan, make_plan
-from distil_ray.pipeline.setup import check_capacity, check_output, prepare_run
+from distil_ray.pipeline.setup import check_capacity, check_output, prepare_run, read_forgotten
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import Listing, list_recordings
 from distil_ray.storage.storage_errors import StorageError
@@ -31,8 +32,9 @@ def show_plan(config: Config, console: Console) -> ExitCode:
     ledger = check_output(run)
     listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage))
     retry = config.retry_failed
-    plan = make_plan(listing, ledger, run.fingerprint, config.plan, None, run.storage, retry_failed=retry)
-    log_plan(plan, run, listing, console)
+    remembered = Remembered(listing, read_forgotten(run, console))
+    plan = make_plan(remembered, ledger, run.fingerprint, config.plan, None, run.storage, retry_failed=retry)
+    log_plan(plan, run, listing, console, remembered.num_forgotten)
     chunks = plan.num_chunks(run.chunking.length - 2 * run.chunking.stride)
     log_field("chunks", f"about {chunks:,}", console, num_chunks=chunks)
     if plan.num_tasks:
@@ -96,8 +98,11 @@ def _earlier_rtfx(run: Run) -> list[float]:
     return found
 
 
-def log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
-    """Logs what the listing found, what the output already holds, and the work that is left."""
+def log_plan(plan: Plan, run: Run, listing: Listing, console: Console, num_forgotten: int) -> None:
+    """Logs what the listing found, what the output already holds, and the work that is left.
+
+    `num_forgotten`: listed recordings that are not in the plan, because they were removed on request.
+    """
     formats = ", ".join(title + (f" ({n})" if n > 1 else "") for title, n in listing.formats.items())
     found = f"{plan.num_listed + plan.num_skipped:,} recordings ({formats})" if formats else "0 recordings"
     skipped = f"{plan.num_skipped:,} without a failed row skipped (retry_failed); " if plan.num_skipped else ""
@@ -112,6 +117,9 @@ def log_plan(plan: Plan, run: Run, listing: Listing, console: Console) -> None:
         num_to_process=plan.num_recordings,
         formats=listing.formats,
     )
+    if num_forgotten:
+        words = f"{format_count(num_forgotten, 'recording')} skipped, removed earlier by distil-ray forget"
+        log_field("forgotten", words, console, num_forgotten=num_forgotten)
     if listing.ignored:
         log_field("ignored", str(listing.ignored), console, counts=listing.ignored.counts)
     unknown_s = plan.estimated_s - plan.known_s

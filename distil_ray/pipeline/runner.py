@@ -12,10 +12,11 @@ lost lease or a crash: committed tasks stay, and the next run with the same comm
 
 import logging
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 
+import numpy as np
 from rich.console import Console
 
 from distil_ray.cli import signals
@@ -23,8 +24,10 @@ from distil_ray.cli.console import format_count, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.cleanup import remove_orphans
+from distil_ray.output.forgotten import Forgotten, Remembered
 from distil_ray.output.lease import Lease, acquire_lease
-from distil_ray.output.ledger import Ledger
+from distil_ray.output.ledger import Ledger, isin_sorted
+from distil_ray.output.ledger_rows import drop_rows
 from distil_ray.output.run_context import Run
 from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
 from distil_ray.pipeline.capacity import actor_cpus, cluster_address, num_actors
@@ -40,12 +43,14 @@ from distil_ray.pipeline.setup import (
     check_output,
     clear_run_folder,
     prepare_run,
+    read_forgotten,
     write_run_settings,
 )
 from distil_ray.readers.index_cache import IndexCache
-from distil_ray.readers.listing import Listing, list_recordings
+from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
+from distil_ray.types import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +89,12 @@ def transcribe(
     run = setup.run
     with _acquire_lease(run, force) as lease:
         _remove_orphans(run, lease, console)
-        ledger = check_output(run)
+        forgotten = read_forgotten(run, console)
+        ledger = _without_forgotten(run, check_output(run), forgotten, console)
         listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage, writable=True))
-        plan = _write_plan(setup, listing, ledger, recording_ids)
-        log_plan(plan, run, listing, console)
+        remembered = Remembered(listing, forgotten)
+        plan = _write_plan(setup, remembered, ledger, recording_ids)
+        log_plan(plan, run, listing, console, remembered.num_forgotten)
         results: list[CommitResult] = []
         with record_failure(run.folder_uri, run.storage):
             if plan.num_tasks:
@@ -120,7 +127,19 @@ def _remove_orphans(run: Run, lease: Lease, console: Console) -> None:
         log_field("cleaned up", removed, console)
 
 
-def _write_plan(setup: RunSetup, listing: Listing, ledger: Ledger, recording_ids: Container[str] | None) -> Plan:
+def _without_forgotten(run: Run, ledger: Ledger, forgotten: Forgotten, console: Console) -> Ledger:
+    """Removes rows that the last task of a dead run has written after their recordings were forgotten."""
+    rows = np.flatnonzero(isin_sorted(ledger.ids, forgotten.ids))
+    if not len(rows):
+        return ledger
+    log_field("forgotten", f"{len(rows):,} rows removed that came after the request", console, num_rows=len(rows))
+    drop_rows(ledger, rows, run.storage)
+    return check_output(run)
+
+
+def _write_plan(
+    setup: RunSetup, listing: Iterable[Recording], ledger: Ledger, recording_ids: Container[str] | None
+) -> Plan:
     run = setup.run
     config = run.config
     chosen = (one for one in listing if recording_ids is None or one.recording_id in recording_ids)

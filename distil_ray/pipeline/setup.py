@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from rich.console import Console
 
 from distil_ray.chunking.base import check_lengths, load_chunker
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import format_count, log_field
 from distil_ray.config import Config
 from distil_ray.config.loader import dump_config, require_locations
 from distil_ray.errors import SettingsError
+from distil_ray.output.forgotten import Forgotten
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.run_context import (
@@ -174,6 +175,19 @@ def check_output(run: Run) -> Ledger:
     if run.config.output.on_settings_change == "fail" and set(ledger.fingerprints) - {run.fingerprint}:
         raise settings_change_error(run, ledger)
     return ledger
+
+
+def read_forgotten(run: Run, console: Console) -> Forgotten:
+    """Returns the hashes of the recordings that were removed on request; warns of requests that are not finished."""
+    output = normalize(run.config.output.uri)
+    try:
+        forgotten = Forgotten.read(output, run.storage)
+    except StorageError as error:
+        raise SettingsError(f"output.uri={run.config.output.uri}: {error}") from error
+    if forgotten.pending:
+        words = f"{format_count(len(forgotten.pending), 'request')} to forget recordings not finished"
+        log_field("warning", f"{words}: run distil-ray forget {output}", console, level="warning")
+    return forgotten
 
 
 def clear_run_folder(run: Run) -> None:

@@ -11,7 +11,7 @@ from itertools import accumulate
 from typing import Literal
 
 from distil_ray.config import Config
-from distil_ray.evaluation.summary_table import doubtful_text_warning, mixed_versions_warning
+from distil_ray.evaluation.summary_table import deleted_sources_note, doubtful_text_warning, mixed_versions_warning
 from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
 from distil_ray.report.run_folder import Figures, RunFolder
 from distil_ray.report.statistics import RunStatistics
@@ -130,6 +130,8 @@ def find_problems(
     if mixed := figures["num_mixed_languages"]:
         words = f"recording{_s(mixed)} with more than one language, transcribed in one of them"
         found.append(Problem(f"{mixed:,}", words, None))
+    if note := deleted_sources_note(folder.summary or {}):
+        found.append(Problem("!", note, None))
     if statistics.num_flagged:
         words = f"of {statistics.num_chunks:,} chunks with unreliable text"
         found.append(Problem(f"{statistics.num_flagged:,}", words, "flagged"))

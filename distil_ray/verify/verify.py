@@ -19,9 +19,18 @@ from distil_ray.cli.console import NAMES_SHOWN, abbreviate, format_count, log_fi
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
+from distil_ray.output.forgotten import Forgotten, Remembered, rows_forgotten_since
 from distil_ray.output.lease import LEASE, LeaseHolder
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, find_ids, id_keys, isin_sorted, recording_keys
-from distil_ray.output.run_context import RUNS_FOLDER, SUCCESS_FILE, TEMP_DIRS, ChunkingPlan, compute_fingerprint
+from distil_ray.output.run_context import (
+    DELETED_SOURCES_FILE,
+    RUNS_FOLDER,
+    SUCCESS_FILE,
+    TEMP_DIRS,
+    ChunkingPlan,
+    compute_fingerprint,
+)
+from distil_ray.pipeline.deleted_sources import read_removed
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
@@ -62,7 +71,7 @@ def find_differences(config: Config, console: Console) -> list[str]:
     writing = _find_writer(output, storage, findings)
     _check_duplicates(inventory, output, storage, findings)
     _check_plans(inventory, output, writing, storage, findings)
-    _check_last_summary(inventory, findings)
+    _check_last_summary(inventory, output, storage, findings)
     explained = _explain_kinds(inventory, output, storage, findings)
     _note_normalizers(inventory, findings)
     _note_leftovers(inventory, writing, findings)
@@ -151,6 +160,7 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
     keys, ids = np.sort(rows.keys), np.sort(rows.ids)
     unexplained = set(rows.renamed)
     fingerprints = _fingerprints_of_runs(inventory)
+    removed = _read_removed(inventory, output, storage)
     for run in inventory.runs.values():
         missing: list[str] = []
         planned = replaced = 0
@@ -160,7 +170,7 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
             ):
                 planned += len(task.keys)
                 there, known = isin_sorted(task.keys, keys), isin_sorted(task.ids, ids)
-                missing += [task.names[i] for i in np.flatnonzero(~known)]
+                missing += [name for i in np.flatnonzero(~known) if (name := task.names[i]) not in removed]
                 replaced += int((known & ~there).sum())
                 if task.task_id in unexplained and isin_sorted(rows.renamed[task.task_id], np.sort(task.keys)).all():
                     unexplained.remove(task.task_id)
@@ -171,6 +181,13 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
             _report_run(run, planned, replaced, missing, findings)
     if unexplained:
         _report_renamed_files(inventory, unexplained, findings)
+
+
+def _read_removed(inventory: Inventory, output: str, storage: Storage) -> set[str]:
+    """Returns the ids of the recordings whose rows runs have removed, because their sources were deleted."""
+    runs = (name for name, run in inventory.runs.items() if DELETED_SOURCES_FILE in run.files)
+    lists = (storage.read(join(output, RUNS_FOLDER, name, DELETED_SOURCES_FILE)) for name in runs)
+    return {name for data in lists for name in read_removed(data)}
 
 
 def _fingerprints_of_runs(inventory: Inventory) -> dict[str, str]:
@@ -206,18 +223,23 @@ def _report_renamed_files(inventory: Inventory, unexplained: set[str], findings:
         findings.differences.append(words)
 
 
-def _check_last_summary(inventory: Inventory, findings: Findings) -> None:
-    """Compares the summary of the last successful run with the rows."""
+def _check_last_summary(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:
+    """Compares the summary of the last successful run with the rows. Rows may have been removed on request since."""
     ended = [run.summary for run in inventory.runs.values() if run.succeeded and run.summary]
     if not ended:
         findings.notes.append(f"no run has finished with {SUCCESS_FILE}")
         return
     summary = max(ended, key=lambda summary: str(summary["finished_at"]))
     kind = FingerprintRows()
-    for name in summary.get("rows_by_fingerprint") or [summary["fingerprint"]]:
+    names = summary.get("rows_by_fingerprint") or [summary["fingerprint"]]
+    for name in names:
         kind.add(inventory.rows.kinds.get(name, FingerprintRows()))
     who, counted = f"the summary of run {summary['run_id']}", summary["num_recordings"]
-    if kind.num_rows < counted:
+    forgotten = rows_forgotten_since(datetime.fromisoformat(summary["finished_at"]), output, storage)
+    removed = sum(forgotten[name] for name in names)
+    if removed:
+        findings.notes.append(f"{format_count(removed, 'row')} were removed by distil-ray forget since {who}")
+    if kind.num_rows + removed < counted:
         words = f"{who} counts {counted} recordings, the output has {kind.num_rows} rows of its settings"
         findings.differences.append(words)
     elif kind.num_rows == counted:
@@ -318,7 +340,8 @@ def _check_listing(config: Config, inventory: Inventory, storage: Storage, findi
     missing: list[str] = []
     changed: list[str] = []
     listed = [np.empty(0, KEY)]
-    stream = iter(list_recordings(config.input, storage, IndexCache(config.output.uri, storage)))
+    listing = list_recordings(config.input, storage, IndexCache(config.output.uri, storage))
+    stream = iter(Remembered(listing, Forgotten.read(normalize(config.output.uri), storage)))
     while batch := list(islice(stream, LISTED_AT_ONCE)):
         names, sizes, versions = ([getattr(one, name) for one in batch] for name in IDENTITY)
         current = np.zeros(len(batch), np.bool_)

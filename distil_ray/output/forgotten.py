@@ -1,0 +1,152 @@
+"""Recordings that were removed from an output on request, as hashes: runs do not transcribe them again.
+
+    OUTPUT/forgotten/<request>.parquet         hashes of the ids and of the sources of the recordings
+    OUTPUT/forgotten/<request>.json            the record: when, how many rows, from where; no id, URI or text
+    OUTPUT/forgotten/<request>.pending.json    ids and URIs, while the request is not finished
+
+A listed recording is forgotten if its id, or its URI with its place in the file, has one of the hashes, whatever the
+version of its audio. A hash does not give the id back, but whoever can guess an id can compare it.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distil_ray.errors import RunError
+from distil_ray.output.ledger import KEY, KEY_BYTES, Keys, id_keys, isin_sorted
+from distil_ray.redaction import environment_secrets, redact
+from distil_ray.schema import open_parquet, to_parquet_bytes
+from distil_ray.storage.storage import Storage
+from distil_ray.storage.uris import join
+from distil_ray.types import Recording
+
+FORGOTTEN_FOLDER = "forgotten"  # below the output
+PENDING = ".pending.json"
+RECORD = ".json"
+BATCH_ROWS = 16_384  # recordings taken from a listing at once
+
+_HASHES = pa.schema([("kind", pa.string()), ("hash", pa.binary(KEY_BYTES))])
+_PLACE = ("member", "row_group", "row", "start_s", "length_s", "channel")  # fields of a location that name a recording
+
+
+def source_key(uri: str, location: Mapping[str, Any] | None) -> bytes:
+    """Returns the hash of a recording's source.
+
+    Args:
+        uri: URI of the file, without credentials.
+        location: Fields of its `AudioLocation`; None for a whole file. Where the bytes of a member lie does not count.
+    """
+    place = tuple((location or {}).get(name) for name in _PLACE)
+    return hashlib.blake2b(ascii((uri, place)).encode(), digest_size=KEY_BYTES).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """The hashes of an output.
+
+    Attributes:
+        ids: `id_keys` of the recordings, sorted.
+        sources: Their `source_key`, sorted.
+        pending: Names of the requests that are not finished.
+    """
+
+    ids: Keys
+    sources: Keys
+    pending: tuple[str, ...]
+
+    @classmethod
+    def read(cls, output_uri: str, storage: Storage) -> "Forgotten":
+        """Returns the hashes of all requests. Raises `RunError` for a damaged file: its recordings would come back."""
+        uris = [entry.uri for entry in storage.list_files(join(output_uri, FORGOTTEN_FOLDER))]
+        hashes: dict[str, list[bytes]] = {"id": [], "source": []}
+        for uri in uris:
+            if uri.endswith(".parquet"):
+                for kind, value in _read_hashes(uri, storage):
+                    hashes[kind].append(value)
+        ids, sources = (np.sort(np.array(values, KEY)) for values in hashes.values())
+        pending = (uri.rsplit("/", 1)[-1].removesuffix(PENDING) for uri in uris if uri.endswith(PENDING))
+        return cls(ids, sources, tuple(pending))
+
+    def mask(self, recordings: Sequence[Recording]) -> NDArray[np.bool_]:
+        """Returns which of the listed recordings are forgotten, shape (len(recordings),)."""
+        if not len(self.ids) and not len(self.sources):
+            return np.zeros(len(recordings), np.bool_)
+        secrets = environment_secrets()
+        places = (None if one.location is None else asdict(one.location) for one in recordings)
+        uris = (redact(one.uri, secrets) for one in recordings)
+        sources = [source_key(uri, place) for uri, place in zip(uris, places, strict=True)]
+        known = isin_sorted(np.array(sources, KEY), self.sources)
+        return known | isin_sorted(id_keys([one.recording_id for one in recordings]), self.ids)
+
+
+class Remembered:
+    """A listing without the forgotten recordings, a stream. `num_forgotten` counts those that were left out."""
+
+    def __init__(self, listing: Iterable[Recording], forgotten: Forgotten) -> None:
+        self.num_forgotten = 0
+        self._listing, self._forgotten = listing, forgotten
+
+    def __iter__(self) -> Iterator[Recording]:
+        stream = iter(self._listing)
+        while batch := list(islice(stream, BATCH_ROWS)):
+            gone = self._forgotten.mask(batch)
+            self.num_forgotten += int(gone.sum())
+            yield from (one for one, is_gone in zip(batch, gone.tolist(), strict=True) if not is_gone)
+
+
+def write_hashes(uri: str, ids: Sequence[bytes], sources: Sequence[bytes], storage: Storage) -> None:
+    """Writes a file of hashes, or deletes it if there are none."""
+    if not ids and not sources:
+        storage.delete_file(uri)
+        return
+    kinds = ["id"] * len(ids) + ["source"] * len(sources)
+    storage.put(uri, to_parquet_bytes(pa.table([kinds, [*ids, *sources]], schema=_HASHES)))
+
+
+def allow_again(ids: Sequence[bytes], sources: Sequence[bytes], output_uri: str, storage: Storage) -> tuple[int, int]:
+    """Removes hashes, so that their recordings are transcribed again. Returns the numbers of ids and of sources."""
+    removed = {"id": 0, "source": 0}
+    unwanted = {"id": set(ids), "source": set(sources)}
+    for entry in list(storage.list_files(join(output_uri, FORGOTTEN_FOLDER))):
+        if not entry.uri.endswith(".parquet"):
+            continue
+        found = _read_hashes(entry.uri, storage)
+        kept = [(kind, value) for kind, value in found if value not in unwanted[kind]]
+        if len(kept) < len(found):
+            for kind in removed:
+                removed[kind] += sum(one == kind for one, _ in found) - sum(one == kind for one, _ in kept)
+            left = {name: [value for kind, value in kept if kind == name] for name in removed}
+            write_hashes(entry.uri, left["id"], left["source"], storage)
+    return removed["id"], removed["source"]
+
+
+def rows_forgotten_since(moment: datetime, output_uri: str, storage: Storage) -> Counter[str]:
+    """Returns the number of rows that requests after `moment` have removed, by fingerprint."""
+    total = Counter[str]()
+    for entry in storage.list_files(join(output_uri, FORGOTTEN_FOLDER)):
+        if entry.uri.endswith(RECORD):
+            record = json.loads(storage.read(entry.uri))
+            if datetime.fromisoformat(record["requested_at"]) >= moment:
+                total.update(record["rows_by_fingerprint"])
+    return total
+
+
+def _read_hashes(uri: str, storage: Storage) -> list[tuple[str, bytes]]:
+    try:
+        table = open_parquet(io.BytesIO(storage.read(uri))).read(["kind", "hash"])
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(
+            f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]}). Its recordings would be"
+            " transcribed again: restore it, or delete it if they may be"
+        ) from error
+    return list(zip(table["kind"].to_pylist(), table["hash"].to_pylist(), strict=True))
