@@ -8,7 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from distil_ray.config.base import Section
 
-NormalizerChoice = Literal["auto", "whisper_english", "whisper_basic", "unicode", "whisper_normalizer_english", "none"]
+NormalizerChoice = Literal[
+    "auto", "whisper_english", "whisper_basic", "simplified_chinese", "unicode", "whisper_normalizer_english", "none"
+]
 
 
 class ScoringConfig(Section):
@@ -16,8 +18,9 @@ class ScoringConfig(Section):
 
     normalizer: NormalizerChoice = Field(
         "auto",
-        description="Text normalizer for word error rates. auto: whisper_english for English, unicode for languages"
-        " whose words whisper_basic splits, whisper_basic for all others (output.md#normalizers).",
+        description="Text normalizer for word error rates. auto: whisper_english for English, simplified_chinese for"
+        " Chinese, unicode for languages whose words whisper_basic splits, whisper_basic for all others"
+        " (output.md#normalizers).",
     )
     group_by: tuple[str, ...] = Field(
         ("speaker",),

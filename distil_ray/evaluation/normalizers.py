@@ -2,9 +2,10 @@
 
 Published WERs use the two normalizers of openai-whisper, which transformers includes: ``whisper_english`` and
 ``whisper_basic``. The second replaces every combining mark by a blank; ``unicode`` keeps them, for languages that write
-vowels with such marks. `unify_typography` is applied first, whatever the normalizer. Packages are imported when a
-normalizer is first used. Of transformers only the module with the normalizers is loaded: importing the package takes
-almost a second of every process that scores.
+vowels with such marks. ``simplified_chinese`` is the second after OpenCC has converted traditional characters to
+simplified ones: Whisper writes either, and speech does not tell which. `unify_typography` is applied first, whatever
+the normalizer. Packages are imported when a normalizer is first used. Of transformers only the module with the
+normalizers is loaded: importing the package takes almost a second of every process that scores.
 """
 
 import re
@@ -44,6 +45,7 @@ LANGUAGES_WITH_MARKS: dict[str, tuple[str, ...]] = {
     "Latin with tone marks": ("ln", "yo"),
     "Latin with dotted and dotless i": ("az", "tr"),
 }
+_CHINESE = frozenset({"yue", "zh"})
 _WITH_MARKS = frozenset(code for codes in LANGUAGES_WITH_MARKS.values() for code in codes)
 _TURKIC = frozenset(LANGUAGES_WITH_MARKS["Latin with dotted and dotless i"])
 
@@ -58,13 +60,14 @@ def choose_normalizer(choice: str, language: str | None) -> str:
 
     Args:
         choice: Value of the setting ``scoring.normalizer``. ``auto`` selects ``whisper_english`` for English,
-            ``unicode`` for `LANGUAGES_WITH_MARKS`, and ``whisper_basic`` for all others. Turkish and Azerbaijani get a
-            variant of ``unicode`` with their own lower case.
+            ``unicode`` for `LANGUAGES_WITH_MARKS`, ``simplified_chinese`` for Chinese and Cantonese, and
+            ``whisper_basic`` for all others. Turkish and Azerbaijani get a variant of ``unicode`` with their own lower
+            case.
         language: ``en`` or ``en-GB``; None if unknown.
     """
     code = primary_subtag(language) or ""
     if choice == "auto":
-        choice = "whisper_english" if code == "en" else "unicode" if code in _WITH_MARKS else "whisper_basic"
+        choice = _automatic_choice(code)
     return "unicode_turkic" if choice == "unicode" and code in _TURKIC else choice
 
 
@@ -72,12 +75,22 @@ def choose_common_normalizer(choice: str, languages: Iterable[str | None]) -> st
     """Returns the name of the normalizer for texts with passages in several languages; see `choose_normalizer`.
 
     Where ``auto`` stands for different normalizers, ``unicode`` is used if it is one of them, otherwise
-    ``whisper_basic``.
+    ``simplified_chinese`` if it is one, otherwise ``whisper_basic``.
     """
     names = {choose_normalizer(choice, language) for language in languages}
     if len(names) == 1:
         return names.pop()
-    return "unicode" if any(name.startswith("unicode") for name in names) else "whisper_basic"
+    if any(name.startswith("unicode") for name in names):
+        return "unicode"
+    return "simplified_chinese" if "simplified_chinese" in names else "whisper_basic"
+
+
+def _automatic_choice(code: str) -> str:
+    if code == "en":
+        return "whisper_english"
+    if code in _CHINESE:
+        return "simplified_chinese"
+    return "unicode" if code in _WITH_MARKS else "whisper_basic"
 
 
 def normalize(name: str, text: str) -> str:
@@ -125,6 +138,8 @@ def _versions(name: str) -> list[str]:
     if name == "whisper_normalizer_english":
         return [package]
     transformers = f"transformers {version('transformers')}"
+    if name == "simplified_chinese":
+        return [f"OpenCC {version('opencc')}", transformers]
     return [transformers, f"spellings of {package}"] if name == "whisper_english" else [transformers]
 
 
@@ -141,6 +156,13 @@ def _whisper_english() -> Callable[[str], str]:
 def _whisper_basic() -> Callable[[str], str]:
     normalizer: Callable[[str], str] = _load_transformers_module().BasicTextNormalizer()
     return normalizer
+
+
+def _simplified_chinese() -> Callable[[str], str]:
+    from opencc import OpenCC
+
+    simplify, normalizer = OpenCC("t2s").convert, _whisper_basic()
+    return lambda text: normalizer(simplify(text))
 
 
 @cache
@@ -216,6 +238,7 @@ _REPLACEMENTS = _Replacements()
 _MAKERS: dict[str, Callable[[], Callable[[str], str]]] = {
     "whisper_english": _whisper_english,
     "whisper_basic": _whisper_basic,
+    "simplified_chinese": _simplified_chinese,
     "unicode": _unicode,
     "unicode_turkic": _unicode_turkic,
     "whisper_normalizer_english": _whisper_normalizer_english,

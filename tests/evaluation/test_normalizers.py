@@ -14,6 +14,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from distil_ray.config import ScoringConfig
 from distil_ray.evaluation.normalizers import (
     LANGUAGES_WITH_MARKS,
+    choose_common_normalizer,
     choose_normalizer,
     name_with_versions,
     names_in_several_versions,
@@ -21,10 +22,11 @@ from distil_ray.evaluation.normalizers import (
     normalize_like,
 )
 from distil_ray.evaluation.typography import compose, unify_typography
+from distil_ray.evaluation.wer import Scorer
 from distil_ray.whisper.companion_files import english_spelling
 from tests.evaluation.openai_normalizers import SPELLINGS_SHA256, openai_basic, openai_english
 
-CHOICES = ["whisper_english", "whisper_basic", "unicode", "whisper_normalizer_english", "none"]
+CHOICES = ["whisper_english", "whisper_basic", "simplified_chinese", "unicode", "whisper_normalizer_english", "none"]
 
 ENGLISH = """
 twenty one oh zero point five hundred thousand million dollars cents per cent percent double triple and minus first
@@ -108,7 +110,6 @@ WORDS_WITHOUT = {
         "tt": "җавап",
         "uk": "їжак",
         "vi": "tiếng việt",
-        "zh": "你好",
     },
 }
 
@@ -127,6 +128,21 @@ def test_auto_selects_unicode_exactly_for_languages_that_whisper_basic_damages()
     assert choose_normalizer("auto", "en-GB") == "whisper_english"
     assert choose_normalizer("auto", "hi_in") == "unicode"
     assert choose_normalizer("whisper_basic", "hi") == "whisper_basic"
+
+
+def test_traditional_and_simplified_characters_are_the_same_words() -> None:
+    traditional, simplified = "公交汽車定期發車,臺灣的 SWAPO。", "公交汽车定期发车，台湾的 swapo"
+    for language in ("zh", "yue", "zh-TW"):
+        assert choose_normalizer("auto", language) == "simplified_chinese"
+        assert normalize("simplified_chinese", traditional) == normalize("simplified_chinese", simplified)
+        score = Scorer(ScoringConfig()).score(traditional, simplified, language)
+        assert (score.wer, score.text_normalized) == (0.0, "公交汽车定期发车 台湾的 swapo")
+        assert score.normalizer.startswith(f"simplified_chinese (OpenCC {version('opencc')}, transformers ")
+    assert normalize("whisper_basic", traditional) != normalize("whisper_basic", simplified)
+    assert choose_common_normalizer("auto", ["en", "zh"]) == "simplified_chinese"
+    assert choose_common_normalizer("auto", ["hi", "zh"]) == "unicode"
+    japanese = "発車の検査"  # the Japanese forms are no variants of the same words
+    assert normalize(choose_normalizer("auto", "ja"), japanese) == japanese
 
 
 @pytest.mark.parametrize(
