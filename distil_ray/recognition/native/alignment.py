@@ -1,10 +1,11 @@
 """Token times from the cross-attention of a checkpoint's alignment heads, with the method of transformers.
 
-Once the text of a row has ended, it runs through the decoder a second time, all tokens at once. The weights of the
-heads over the chunk's own audio are normalized, smoothed and averaged, and dynamic time warping finds where each token
-ends. The cross-attention keys are still in the row's slot of the cache. This costs a few hundredths of the decoding of
-the row. The result depends on the row alone: transformers includes the padding of a batch in the normalization, so that
-a row is aligned as there only if it is alone. The module knows tokens by their ids only.
+Once the text of a row has ended, the weights of the heads over the chunk's own audio are normalized, smoothed and
+averaged, and dynamic time warping finds where each token ends. The cross-attention keys are still in the row's slot of
+the cache. The queries were recorded with the steps of the decoder (query_record.py); where they were not (on a GPU, for
+several texts per chunk, and if the last token has not been read), the text runs through the decoder a second time, all
+tokens at once. The result depends on the row alone: transformers includes the padding of a batch in the normalization,
+so that a row is aligned as there only if it is alone. The module knows tokens by their ids only.
 """
 
 from collections import defaultdict
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.kv_cache import KVCache
+from distil_ray.recognition.native.query_record import QueryRecord
 from distil_ray.whisper.features import HOP, SAMPLES_PER_POSITION
 from distil_ray.whisper.formats.model_files import upper_layer_heads
 
@@ -64,6 +66,13 @@ class Aligner:
         self._heads = {layer: torch.tensor(those, device=decoder.device) for layer, those in listed.items()}
         self._median_width = median_width
 
+    def new_record(self, cache: KVCache) -> QueryRecord | None:
+        """Returns what keeps the queries of texts in the slots of `cache`; None on a GPU."""
+        if cache.is_static:
+            return None
+        decoder = self._decoder
+        return QueryRecord(self._heads, cache.slots, cache.max_positions, decoder.head_size, decoder.dtype)
+
     def align(
         self,
         prompts: Sequence[Sequence[int]],
@@ -72,6 +81,8 @@ class Aligner:
         cache: KVCache,
         slots: Sequence[int],
         is_timed: Sequence[bool],
+        record: QueryRecord | None = None,
+        is_recorded: Sequence[bool] = (),
     ) -> list[TextAlignment]:
         """Returns the times of texts.
 
@@ -82,20 +93,32 @@ class Aligner:
             cache: Holds the cross-attention keys.
             slots: Of each row.
             is_timed: For each row, whether the times of all tokens are needed or only `last_position`.
+            record: The queries of the rows, if there are any.
+            is_recorded: For each row, whether it has those of all tokens.
         """
-        ends: list[tuple[int, ...] | None] = []
-        last: list[Tensor] = []
-        for begin in range(0, len(slots), ROWS_AT_ONCE):
-            rows = slice(begin, begin + ROWS_AT_ONCE)
-            weights = self._weights(prompts[rows], texts[rows], cache, slots[rows])
-            for row, (text, num_samples, timed) in enumerate(
-                zip(texts[rows], samples[rows], is_timed[rows], strict=True)
-            ):
-                first = len(prompts[begin + row])
-                row_weights = weights[row, :, first : first + len(text), : num_audio_positions(num_samples)]
-                ends.append((token_ends(row_weights, self._median_width) if text else ()) if timed else None)
-                last.append(last_position(row_weights, text, self._eot, self._median_width))
-        return [TextAlignment(*each) for each in zip(ends, torch.stack(last).tolist(), strict=True)]
+        recorded = [row for row, known in enumerate(is_recorded) if known and record is not None]
+        others = [row for row in range(len(slots)) if row not in recorded]
+        ends: dict[int, tuple[int, ...] | None] = {}
+        last: dict[int, Tensor] = {}
+
+        def add(row: int, weights: Tensor) -> None:
+            text = texts[row]
+            own = weights[:, :, : num_audio_positions(samples[row])]
+            ends[row] = (token_ends(own, self._median_width) if text else ()) if is_timed[row] else None
+            last[row] = last_position(own, text, self._eot, self._median_width)
+
+        for row in recorded:
+            assert record is not None
+            add(row, record.attention_weights(slots[row], len(prompts[row]), len(texts[row]), cache))
+        for begin in range(0, len(others), ROWS_AT_ONCE):
+            rows = others[begin : begin + ROWS_AT_ONCE]
+            weights = self._weights(
+                [prompts[row] for row in rows], [texts[row] for row in rows], cache, [slots[row] for row in rows]
+            )
+            for row, own in zip(rows, weights, strict=True):
+                add(row, own[:, len(prompts[row]) : len(prompts[row]) + len(texts[row])])
+        positions = torch.stack([last[row] for row in range(len(slots))]).tolist()
+        return [TextAlignment(ends[row], position) for row, position in enumerate(positions)]
 
     def _weights(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: KVCache, slots: Sequence[int]

@@ -55,6 +55,7 @@ class DecodingLoop(SlotLoop):
         """
         super().__init__(parts, cache)
         decoder, rules, slots = parts.decoder, parts.rules, cache.slots
+        self._record = parts.aligner.new_record(cache)
         self._graphs = GraphRunner(recorder, warn)
         self._largest_shape = StepShape(slots, decoder.cache_positions, cache.cross_mask.shape[1], True, False)
         self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, self._eot, decoder.device)
@@ -121,6 +122,8 @@ class DecodingLoop(SlotLoop):
         extent = self._slots.extent()
         sources, targets = self._slots.compact()
         self._cache.move_rows(sources, targets, extent.text_positions, extent.encoder_positions)
+        if self._record is not None:
+            self._record.move_rows(sources, targets, extent.text_positions)
         if self._active_drafter is not None:
             self._active_drafter.move_rows(sources, targets, extent)
         self._state.move_rows(sources, targets)
@@ -209,7 +212,13 @@ class DecodingLoop(SlotLoop):
         `state` is the state of the rules before each of these tokens.
         """
         hidden = self._decoder.step(
-            ids, positions, self._cache, shape.text_positions, shape.encoder_positions, shape.is_ragged
+            ids,
+            positions,
+            self._cache,
+            shape.text_positions,
+            shape.encoder_positions,
+            shape.is_ragged,
+            record=self._record,
         )
         sampling = self._state.sampling_state(rows) if shape.is_sampled else None
         tokens, logprobs = self._rules.choose(self._decoder.logits(hidden).flatten(0, 1), state, sampling)

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distil_ray.recognition.native.half_linear import HalfLinear, is_half_exact
+
 PACKED_NUM_ROWS = 8  # the layout of packed weights is chosen for so many rows
 
 Projection = Callable[[Tensor], Tensor]  # any linear layer: shape (..., in) to (..., out)
@@ -71,7 +73,9 @@ def prepare_for_few_rows(linear: Linear) -> Projection:
     """Returns the layer, arranged for calls with a few rows."""
     if linear.weight.device.type != "cpu":
         return linear
-    return PackedLinear(linear) if linear.weight.dtype == torch.float32 else partial(pad_single_row, linear)
+    if linear.weight.dtype != torch.float32:
+        return partial(pad_single_row, linear)
+    return HalfLinear(linear.weight, linear.bias) if is_half_exact(linear.weight) else PackedLinear(linear)
 
 
 def pad_single_row(product: Projection, hidden: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState
 from distil_ray.recognition.native.prompt_batches import PromptBatch, stack_prompts
+from distil_ray.recognition.native.query_record import QueryRecord
 from distil_ray.recognition.native.scheduler import (
     SlotTable,
     TaskGroup,
@@ -138,6 +139,7 @@ class SlotLoop(ABC):
         self._slots = SlotTable(cache.slots, parts.encoder.output_positions)
         self._policy = policy_for(parts.decoder.device)
         self._row_numbers = torch.arange(cache.slots, device=parts.decoder.device)
+        self._record: QueryRecord | None = None  # of a loop whose steps fill one
 
     @torch.inference_mode()
     def run(self, queue: TaskQueue) -> Iterator[tuple[int, DecodingResult]]:
@@ -346,6 +348,8 @@ class SlotLoop(ABC):
             self._cache,
             mine,
             [wanted[index] is AlignmentLevel.TOKENS for index in indices],
+            self._record,
+            [decoded[index].ended for index in indices],  # at a limit, the last token has not been read
         )
         for index, times, probabilities in zip(indices, found, self._rows.probabilities(mine), strict=True):
             alignment = None if times.ends is None else TokenAlignment(times.ends, tuple(probabilities))

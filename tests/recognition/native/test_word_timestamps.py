@@ -14,6 +14,7 @@ from transformers.models.whisper.generation_whisper import _dynamic_time_warping
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.alignment import (
+    Aligner,
     choose_alignment_heads,
     dtw_columns,
     median_filter,
@@ -116,6 +117,26 @@ def test_words_do_not_depend_on_the_batch(
         assert one.alignment is not None
         assert other.alignment is not None
         assert one.alignment.ends == other.alignment.ends
+
+
+def test_recorded_queries_give_the_times_of_a_second_pass(
+    whisper_tiny_en: Path, english: list[PCM16], hypotheses: list[Hypothesis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Aligner, "new_record", lambda *_: None)
+    again = NativeRecognizer(whisper_tiny_en, WORDS).transcribe(english, ["en"] * len(english))
+    for one, other in zip(hypotheses, again, strict=True):
+        assert one.alignment is not None
+        assert other.alignment is not None
+        assert one.alignment.ends == other.alignment.ends
+
+
+def test_a_text_at_its_limit_is_aligned_although_its_last_token_was_not_read(
+    whisper_tiny_en: Path, english: list[PCM16]
+) -> None:
+    limited = NativeRecognizer(whisper_tiny_en, replace(WORDS, max_new_tokens=12))
+    (hypothesis,) = limited.transcribe(english[3:], ["en"])
+    assert hypothesis.alignment is not None
+    assert len(hypothesis.alignment.ends) == len(hypothesis.tokens)
 
 
 def test_words_of_short_windows_are_where_the_full_window_has_them(

@@ -1,0 +1,44 @@
+"""Products with weights in 16 bits are those of the same numbers in float32, and rows are independent."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distil_ray.recognition.native.half_linear import HALF_ENGINES, HalfLinear, is_half_exact
+from distil_ray.recognition.native.linear import Linear, PackedLinear, prepare_for_few_rows
+
+needs_kernel = pytest.mark.skipif(
+    torch.backends.quantized.engine not in HALF_ENGINES, reason="this processor has no kernel for float16 weights"
+)
+
+
+@needs_kernel
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40))
+def test_a_product_is_that_of_float32_and_rows_are_independent(seed: int, num_rows: int) -> None:
+    numbers = torch.Generator().manual_seed(seed)
+    weight = torch.randn(48, 96, generator=numbers).half().float()
+    bias, rows = torch.randn(48, generator=numbers), torch.randn(num_rows, 96, generator=numbers)
+    product = prepare_for_few_rows(Linear(weight, bias))
+    assert isinstance(product, HalfLinear)
+    found = product(rows)
+    exact = rows.double() @ weight.double().T + bias
+    assert (found - exact).abs().max() < 1e-4
+    assert torch.equal(torch.cat([product(row[None]) for row in rows]), found)
+    assert torch.equal(product(rows[None, None])[0, 0], found)
+
+
+@needs_kernel
+@pytest.mark.parametrize("number", [1e-9, 1.0001, 70_000.0, float("nan")])
+def test_a_weight_with_another_number_stays_in_float32(number: float) -> None:
+    weight = torch.ones(8, 16)
+    assert is_half_exact(weight)
+    weight[7, 15] = number
+    assert not is_half_exact(weight)
+    assert isinstance(prepare_for_few_rows(Linear(weight, None)), PackedLinear)
+
+
+def test_a_processor_without_the_kernel_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distil_ray.recognition.native.half_linear.HALF_ENGINES", ())
+    assert not is_half_exact(torch.ones(8, 16))
