@@ -173,7 +173,7 @@ COMMIT_RESULT = pa.schema(
 # Version of `TRANSCRIPT`, in the metadata of every file of transcripts; files without it have version 1. A release that
 # adds fields increases it by one and annotates them with `AddedIn` in `distil_ray.types`. distil_ray/output/reader.py
 # fills them with nulls where a file is older.
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 VERSION_KEY = b"distil_ray.schema_version"
 # Dotted path of a field in `TRANSCRIPT` ("chunks.tokens": of each chunk) -> the version that added it.
 ADDED_FIELDS = dict(_added_fields(TranscriptRow))

@@ -322,7 +322,8 @@ class TranscriptRow:
     The unit of `num_ref_words`, `substitutions`, `deletions`, `insertions` and `wer` is the word, or the character
     where the language writes no spaces between words (ja, zh, th …); `cer` always counts characters. `normalizer` is
     the name and version of what made the normalized texts. `unheard_s` is the sum over the chunks, None where it is
-    known of none.
+    known of none. `dtype` is what recognizers computed in, joined by commas where the chunks went to machines that
+    differ; None where no chunk was recognized.
     """
 
     recording_id: str
@@ -363,6 +364,7 @@ class TranscriptRow:
     acceptance_rate: float | None
     metadata: tuple[MetadataEntry, ...]
     model: str
+    dtype: Annotated[str | None, AddedIn(5)]
     fingerprint: str
     run_id: str
     processed_at: datetime

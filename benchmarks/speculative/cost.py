@@ -27,7 +27,7 @@ from distil_ray.recognition.native.speculation_cost import (
     tokens_per_step,
 )
 from distil_ray.recognition.native.speculative import FREQUENT_TOKENS
-from distil_ray.whisper.model import supports_int8
+from distil_ray.whisper.processor import EIGHT_BITS, Int8Products, has_int8_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -101,7 +101,9 @@ def _predictions(settings: PassesSettings) -> Iterator[Prediction]:
     on_cpu = settings.device == "cpu"
     part = torch.arange(min(FREQUENT_TOKENS, settings.vocabulary), device=settings.device)
     main = _decoder(settings, settings.layers)
-    assistant = _decoder(settings, settings.drafting_layers, on_cpu and supports_int8(), part)
+    assistant = _decoder(
+        settings, settings.drafting_layers, EIGHT_BITS if on_cpu and has_int8_products() else None, part
+    )
     for batch_size in settings.batch_sizes:
         costs = measure_costs(main, assistant, batch_size, settings.positions, settings.drafts)
         gains = {
@@ -113,7 +115,7 @@ def _predictions(settings: PassesSettings) -> Iterator[Prediction]:
 
 
 def _decoder(
-    settings: PassesSettings, layers: int, is_int8: bool = False, vocabulary: torch.Tensor | None = None
+    settings: PassesSettings, layers: int, int8: Int8Products | None = None, vocabulary: torch.Tensor | None = None
 ) -> Decoder:
     """Returns a decoder of the right shape with random weights; the encoder is as small as the class allows."""
     config = WhisperConfig(
@@ -133,4 +135,4 @@ def _decoder(
     with torch.device(settings.device):
         module: Any = WhisperForConditionalGeneration(config)
     module.to(dtype=DTYPES[settings.dtype])
-    return Decoder(module, is_int8, vocabulary)
+    return Decoder(module, int8, vocabulary)

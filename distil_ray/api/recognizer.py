@@ -36,7 +36,7 @@ class Recognizer:
     Attributes:
         languages: Codes of the languages that the model knows; ("en",) for an English-only model.
         device: Where it runs, such as "cpu" or "cuda:0 (NVIDIA H200)".
-        dtype: Number type of the weights.
+        dtype: Number type of the weights; for ``int8`` what the processor computes ("int8", "int8_w7" or "float32").
     """
 
     def __init__(

@@ -99,10 +99,10 @@ class Teacher:
             folder, device=options.device, dtype=options.dtype, attention=attention, threads=threads
         )
         self.tokens = Tokens.load(folder)
-        self.encoder = Encoder(self.model.module, self.model.is_int8)
+        self.encoder = Encoder(self.model.module, self.model.int8)
         if options.window == "gated":
             self.encoder.add_silence_context()
-        self.decoder = Decoder(self.model.module, self.model.is_int8)
+        self.decoder = Decoder(self.model.module, self.model.int8)
         self.agreement = Agreement()
         self._task = options.task
         config = self.model.module.config

@@ -42,7 +42,9 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
         description="Data type of weights and activations. auto: bfloat16 or float16 on GPUs, bfloat16 on CPUs with"
-        " AMX, otherwise float32. int8: 8-bit matrix products, only on CPUs with VNNI and with the native recognizer.",
+        " AMX, otherwise float32. int8: 8-bit matrix products on x86-64 CPUs, with the native recognizer only; weights"
+        " have 7 bits (int8_w7) on CPUs without VNNI, and CPUs without AVX2 compute in float32. The column dtype names"
+        " what was used.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",

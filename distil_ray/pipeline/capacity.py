@@ -176,6 +176,12 @@ def cluster_address(resources: ResourcesConfig) -> str | None:
     return None if address == "local" else address
 
 
+def starts_local_ray(resources: ResourcesConfig) -> bool:
+    """Returns whether a run will start a Ray of its own on this machine."""
+    ray = sys.modules.get("ray")
+    return cluster_address(resources) is None and not (ray is not None and ray.is_initialized())
+
+
 def require_local_capacity(resources: ResourcesConfig, count_gpus: Callable[[], int]) -> None:
     """Checks the capacity of this machine if the run will start a local Ray on it. Starts nothing.
 
@@ -186,8 +192,7 @@ def require_local_capacity(resources: ResourcesConfig, count_gpus: Callable[[], 
     Raises:
         SettingsError: If the machine can never hold an actor and a decode task.
     """
-    ray = sys.modules.get("ray")
-    if cluster_address(resources) is not None or (ray is not None and ray.is_initialized()):
+    if not starts_local_ray(resources):
         return
     node = {"CPU": float(available_cpus()), "GPU": float(count_gpus()) if resources.gpus_per_actor else 0.0}
     require_actor_capacity(allocate_cpus(resources, [node]), [node], "this machine")

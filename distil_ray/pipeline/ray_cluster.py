@@ -8,13 +8,14 @@ import os
 import socket
 import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, cast
 
 import ray
 from ray._private.accelerators import get_accelerator_manager_for_resource
 from ray.experimental import internal_kv
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distil_ray.cli.console import format_count
 from distil_ray.config import ResourcesConfig
@@ -37,6 +38,7 @@ TASKS_IN_FLIGHT = 256  # of `map_on_cluster`; enough to keep a large cluster bus
 # Ray ends a worker that was idle for a second, where there are more workers than CPUs. On a small machine each task
 # then starts a process of its own, which takes three CPU seconds, most of them for imports.
 KEEP_IDLE_WORKERS_MS = 300_000
+NODE_ANSWER_S = 60.0  # for the workers of all nodes to start
 MAX_ATTEMPTS = 4  # at one of them, if its process or node dies
 
 
@@ -178,6 +180,25 @@ def map_on_cluster(function: Callable[[str], Any], names: Sequence[str], cpus: f
         raise RunError(f"a task failed: {' '.join(str(error.cause).split()) or type(error.cause).__name__}") from error
     except ray.exceptions.RayError as error:
         raise RunError(f"Ray ended the tasks: {' '.join(str(error).split())[:300]}") from error
+
+
+def call_on_nodes(function: Callable[[], Any], min_cpus: float) -> list[Any]:
+    """Returns `function()` of every node with at least so many CPUs that answers within `NODE_ANSWER_S`."""
+
+    def call() -> Any:
+        return function()
+
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(call)
+    nodes = [node["NodeID"] for node in alive_nodes() if node["Resources"].get("CPU", 0.0) >= min_cpus]
+    calls = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote() for node in nodes
+    ]
+    done, _ = ray.wait(calls, num_returns=len(calls), timeout=NODE_ANSWER_S) if calls else ([], [])
+    answers = []
+    for one in done:
+        with suppress(ray.exceptions.RayError):  # the node is gone
+            answers.append(ray.get(one))
+    return answers
 
 
 class WorkerStates:

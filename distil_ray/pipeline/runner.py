@@ -21,7 +21,7 @@ from rich.console import Console
 
 from distil_ray.cli import signals
 from distil_ray.cli.console import format_count, log_field
-from distil_ray.config import Config
+from distil_ray.config import Config, ResourcesConfig
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.cleanup import remove_orphans
 from distil_ray.output.forgotten import Forgotten, Remembered
@@ -30,8 +30,9 @@ from distil_ray.output.ledger import Ledger, isin_sorted
 from distil_ray.output.ledger_rows import drop_rows
 from distil_ray.output.run_context import Run
 from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
-from distil_ray.pipeline.capacity import actor_cpus, cluster_address, num_actors
+from distil_ray.pipeline.capacity import actor_cpus, cluster_address, num_actors, starts_local_ray
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
+from distil_ray.pipeline.int8_dtypes import INT8, describe_node_dtypes, find_dtype
 from distil_ray.pipeline.model_setup import start_weights_download
 from distil_ray.pipeline.plan_report import log_plan
 from distil_ray.pipeline.planner import Plan, make_plan
@@ -44,6 +45,7 @@ from distil_ray.pipeline.setup import (
     clear_run_folder,
     prepare_run,
     read_forgotten,
+    reserve_memory,
     write_run_settings,
 )
 from distil_ray.readers.index_cache import IndexCache
@@ -98,7 +100,7 @@ def transcribe(
         results: list[CommitResult] = []
         with record_failure(run.folder_uri, run.storage):
             if plan.num_tasks:
-                _run_graph(run, plan, lease, results, console, transcriber)
+                _run_graph(setup, config.resources, plan, lease, results, console, transcriber)
             lease.check()
             code = finalize(run, plan, results, timer, console, write_page=write_page)
         try:
@@ -155,11 +157,19 @@ def _write_plan(
 
 
 def _run_graph(
-    run: Run, plan: Plan, lease: Lease, results: list[CommitResult], console: Console, transcriber: type | None
+    setup: RunSetup,
+    settings: ResourcesConfig,
+    plan: Plan,
+    lease: Lease,
+    results: list[CommitResult],
+    console: Console,
+    transcriber: type | None,
 ) -> None:
     """Runs the Ray graph and shows its progress. Appends to `results`, also if an exception ends the run."""
     from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
 
+    run = setup.run
+    is_local = starts_local_ray(run.config.resources)
     address = cluster_address(run.config.resources)
     place = "Ray on this machine" if address is None else f"connection to Ray at {address}"
     log_field("starting", place, console, address=address)
@@ -167,8 +177,14 @@ def _run_graph(
         start_weights_download(run)
     with ray_cluster.connect_cluster(run.config.resources) as description:
         signals.restore_handlers()
-        resources = ray_cluster.allocate_resources(run.config.resources)
-        run = replace(run, config=run.config.model_copy(update={"resources": resources}))
+        run = _with_resources(run, ray_cluster.allocate_resources(run.config.resources))
+        dtypes = [find_dtype()] if run.config.model.dtype == INT8 else []
+        if dtypes and not is_local:
+            dtypes = ray_cluster.call_on_nodes(find_dtype, actor_cpus(run.config.resources))
+            dtype = describe_node_dtypes(dtypes, console)
+            run = reserve_memory(_with_resources(run, settings), setup.model, dtype)
+            run = _with_resources(run, ray_cluster.allocate_resources(run.config.resources))
+        resources = run.config.resources
         nodes = ray_cluster.node_resources()
         actors = num_actors(resources, nodes)
         size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
@@ -185,7 +201,7 @@ def _run_graph(
         )
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
-        logged: set[str] = set()
+        logged = {each.reason for each in dtypes if each.reason}  # actors state them too
 
         def log_warning(message: str) -> None:
             if message not in logged:
@@ -213,6 +229,10 @@ def _run_graph(
                     write_events(run, results)
                 write_failure(run.folder_uri, error, run.storage)
                 raise
+
+
+def _with_resources(run: Run, resources: ResourcesConfig) -> Run:
+    return replace(run, config=run.config.model_copy(update={"resources": resources}))
 
 
 def _filter_ray_output(console: Console) -> AbstractContextManager[None]:

@@ -29,6 +29,7 @@ from distil_ray.output.run_outcome import OUTCOME_FILE
 from distil_ray.output.run_settings import settings_change_error
 from distil_ray.pipeline.assistant_selection import select_assistant
 from distil_ray.pipeline.capacity import require_local_capacity
+from distil_ray.pipeline.int8_dtypes import describe_local_dtype
 from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_model
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.recognition.capabilities import NATIVE, load_capabilities
@@ -108,11 +109,11 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
         detects_language=model.detects_language,
         chunking=chunking,
     )
-    return _reserve_memory(run, model)
+    return reserve_memory(run, model, describe_local_dtype(config, console))
 
 
-def _reserve_memory(run: Run, model: ModelInfo) -> Run:
-    """Returns the run with a number, or None, for `resources.actor_memory_mb=auto`."""
+def reserve_memory(run: Run, model: ModelInfo, dtype: str) -> Run:
+    """Returns the run with a number, or None, for `resources.actor_memory_mb=auto`; `dtype` is what actors compute."""
     config = run.config
     if config.resources.actor_memory_mb != "auto":
         return run
@@ -125,7 +126,7 @@ def _reserve_memory(run: Run, model: ModelInfo) -> Run:
         decoding = config.decoding
         memory_mb = estimate_memory_mb(
             json.loads((model.config_dir / "config.json").read_text(encoding="utf-8")),
-            dtype=config.model.dtype,
+            dtype=dtype,
             batch_size=None if decoding.batch_size == "auto" else decoding.batch_size,
             num_texts=max(decoding.num_beams, decoding.best_of),
             max_new_tokens=decoding.max_new_tokens,

@@ -6,7 +6,7 @@ module knows the run's settings and the planned recordings. `write_stage` stores
 
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from itertools import groupby, pairwise
@@ -75,10 +75,13 @@ class RowBuilder:
         """
         decoded: dict[int, Row] = {}
         recognized: dict[int, list[RecognizedChunk]] = defaultdict(list)
+        dtypes: dict[int, set[str]] = defaultdict(set)
         for part in parts:
             decoded.update({entry["recording"]: entry for entry in part["decoded"]})
             for chunk, hypothesis in zip(part["chunks"], part["hypotheses"], strict=True):
                 recognized[chunk["recording"]].append((chunk, hypothesis))
+                if part["dtype"] is not None and hypothesis["error"] is None:
+                    dtypes[chunk["recording"]].add(part["dtype"])
         rows = []
         for number, recording in enumerate(recordings):
             audio = decoded.get(number)
@@ -87,11 +90,20 @@ class RowBuilder:
                 raise RunError(
                     f"{display_name(recording)}: its parts do not fit together; nothing of its task was written"
                 )
-            rows.append(asdict(self._build_row(recording, audio, chunks)))
+            rows.append(asdict(self._build_row(recording, audio, chunks, dtypes[number])))
         return rows, _counts(rows)
 
-    def _build_row(self, recording: Recording, audio: Row, chunks: Sequence[RecognizedChunk]) -> TranscriptRow:
-        """Builds one row. `audio`: the recording's `DecodedRecording`, as a row."""
+    def _build_row(
+        self, recording: Recording, audio: Row, chunks: Sequence[RecognizedChunk], dtypes: Collection[str]
+    ) -> TranscriptRow:
+        """Builds one row.
+
+        Args:
+            recording: The recording.
+            audio: Its `DecodedRecording`, as a row.
+            chunks: Its chunks, in order.
+            dtypes: What the recognizers of its chunks computed in.
+        """
         run = self._run
         languages = _language_shares(chunks)
         language, language_prob = _language(recording, chunks, languages, run)
@@ -131,6 +143,7 @@ class RowBuilder:
             quality_flags=tuple(sorted(flags)),
             metadata=tuple(MetadataEntry(key, value) for key, value in recording.metadata.items()),
             model=run.model_identity,
+            dtype=", ".join(sorted(dtypes)) or None,
             fingerprint=run.fingerprint,
             run_id=run.run_id,
             processed_at=datetime.now(UTC),

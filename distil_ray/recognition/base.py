@@ -110,7 +110,7 @@ class Recognizer(Protocol):
     Attributes:
         capabilities: Class attribute: which settings the recognizer supports.
         device: Where it runs, for people: "cpu" or "cuda:0 (NVIDIA H200)".
-        dtype: "float32", "bfloat16", "float16" or "int8".
+        dtype: What it computes in, for the output: "float32", "bfloat16", "float16", "int8", "int8_w7" …
         languages: Codes of the languages that it knows; ("en",) for an English-only model.
         warnings: What was decided automatically, each with its reason. The tuple may grow between calls; every entry is
             logged once per actor.

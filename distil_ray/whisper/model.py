@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from distil_ray.whisper.int8_kernels import find_problem
+from distil_ray.whisper.processor import Int8Products, choose_int8_products, cpu_flags
 from distil_ray.whisper.stored_model import StoredModel
 
 BFLOAT16_CPU_FLAG = "amx_bf16"  # in /proc/cpuinfo. With AVX512-BF16 alone float32 is faster (docs/performance.md)
@@ -24,7 +26,6 @@ SUPPRESSED_LOG_MESSAGES = (
     "The attention mask is not set",
     "Passing `generation_config` together with generation-related arguments",
 )
-INT8_CPU_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")
 FLASH_ATTENTION_CAPABILITY = 8  # major CUDA capability (Ampere) that FlashAttention-2 and bfloat16 products need
 
 
@@ -39,7 +40,7 @@ class LoadedModel:
         dtype: dtype of all weights.
         attention: Attention implementation, as transformers names it.
         warnings: Automatic choices with their reasons.
-        is_int8: The linear layers, which are float32 here, are to be run in 8-bit arithmetic.
+        int8: How the linear layers, which are float32 here, are to be run in 8-bit arithmetic; None: they are not.
     """
 
     module: Any
@@ -47,7 +48,7 @@ class LoadedModel:
     dtype: torch.dtype
     attention: str
     warnings: tuple[str, ...]
-    is_int8: bool = False
+    int8: Int8Products | None = None
 
     @property
     def device_name(self) -> str:
@@ -58,8 +59,8 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> str:
-        """ "float32", "bfloat16", "float16" or "int8"."""
-        return "int8" if self.is_int8 else str(self.dtype).removeprefix("torch.")
+        """ "float32", "bfloat16", "float16", "int8" or "int8_w7" (`Int8Products`)."""
+        return str(self.dtype).removeprefix("torch.") if self.int8 is None else self.int8.dtype
 
 
 def load_model(
@@ -120,8 +121,9 @@ def _choose(device: str, dtype: str, attention: str, threads: int) -> LoadedMode
     implementation, attention_reason = resolve_attention(attention, torch_device, torch_dtype)
     if dtype == "int8" and implementation != "sdpa":
         raise RuntimeError(f"model.dtype=int8 needs model.attention=auto or sdpa; found {attention}")
-    warnings = tuple(reason for reason in (dtype_reason, attention_reason) if reason)
-    return LoadedModel(None, torch_device, torch_dtype, implementation, warnings, is_int8=dtype == "int8")
+    int8, int8_reason = _choose_int8() if dtype == "int8" else (None, None)
+    warnings = tuple(reason for reason in (dtype_reason, int8_reason, attention_reason) if reason)
+    return LoadedModel(None, torch_device, torch_dtype, implementation, warnings, int8)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -152,7 +154,9 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
     if device.type == "cpu" and dtype == "float16":
         raise RuntimeError("model.dtype=float16 needs a GPU; set bfloat16 or float32 on a CPU")
     if dtype == "int8":
-        return _base_dtype_for_int8(device), None
+        if device.type != "cpu":
+            raise RuntimeError("model.dtype=int8 is for CPUs; set auto, bfloat16 or float16 on a GPU")
+        return torch.float32, None
     if dtype != "auto":
         named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in named:
@@ -162,25 +166,16 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
         if _is_ampere(device):
             return torch.bfloat16, "model.dtype=auto: bfloat16, which this GPU supports"
         return torch.float16, "model.dtype=auto: float16, because this GPU does not support bfloat16"
-    if BFLOAT16_CPU_FLAG in _cpu_flags():
+    if BFLOAT16_CPU_FLAG in cpu_flags():
         return torch.bfloat16, f"model.dtype=auto: bfloat16, because the processor has {BFLOAT16_CPU_FLAG}"
     return torch.float32, "model.dtype=auto: float32, because the processor has no AMX for bfloat16"
 
 
-def _base_dtype_for_int8(device: torch.device) -> torch.dtype:
-    if device.type != "cpu":
-        raise RuntimeError("model.dtype=int8 is for CPUs; set auto, bfloat16 or float16 on a GPU")
-    if not supports_int8():  # 8-bit products would be slow and could overflow
-        raise RuntimeError(
-            f"model.dtype=int8 needs a processor with 8-bit instructions ({', '.join(INT8_CPU_FLAGS)}); /proc/cpuinfo"
-            " lists none of them. Set auto or float32"
-        )
-    return torch.float32
-
-
-def supports_int8() -> bool:
-    """Returns True if the processor has instructions for 8-bit products."""
-    return not _cpu_flags().isdisjoint(INT8_CPU_FLAGS)
+def _choose_int8() -> tuple[Int8Products | None, str | None]:
+    """Returns `choose_int8_products`, or no products where their kernels fail."""
+    products, reason = choose_int8_products()
+    problem = None if products is None else find_problem(products)
+    return (products, reason) if problem is None else (None, f"model.dtype=int8: float32 instead, because {problem}")
 
 
 def resolve_attention(attention: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str | None]:
@@ -230,27 +225,3 @@ def _is_not_suppressed(record: logging.LogRecord) -> bool:
 
 def _is_ampere(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device)[0] >= FLASH_ATTENTION_CAPABILITY
-
-
-def _cpu_flags() -> frozenset[str]:
-    """Returns the CPU flags in Linux's names; empty on other systems.
-
-    Flags that torch or oneDNN may not use (ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA) are left out.
-    """
-    forbidden: tuple[str, ...] = ()
-    if torch.backends.cpu.get_cpu_capability() in ("DEFAULT", "AVX2"):
-        forbidden = ("avx512", "amx")
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2"):
-        forbidden = ("avx512", "amx", "avx_vnni")
-    return frozenset(flag for flag in _read_cpu_flags() if not flag.startswith(forbidden))
-
-
-def _read_cpu_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return frozenset()
-    for line in lines:
-        if line.startswith("flags"):
-            return frozenset(line.partition(":")[2].split())
-    return frozenset()

@@ -20,7 +20,7 @@ from benchmarks.settings import ExactnessSettings
 from distil_ray.cli.options import parse_options
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.whisper.student import create_student
-from tests.recognition.processors import needs_products
+from tests.recognition.processors import needs_avx2
 from tests.support.clips import manifest_rows
 
 
@@ -160,7 +160,7 @@ def test_states_are_found_again_by_the_bits_of_their_features(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@needs_products
+@needs_avx2
 def test_int8_differences_are_reported_in_total_and_by_set(settings: ExactnessSettings) -> None:
     code, said = compared(replace(settings, checks=("int8",), window="gated", column="speaker"))
 

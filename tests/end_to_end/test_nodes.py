@@ -27,6 +27,7 @@ def test_decoding_on_another_node_feeds_the_actor(tmp_path: Path) -> None:
     told = _run("two_nodes", tmp_path)
     assert told["rows"] == ["6"]
     assert told["decode"] == told["other"]
+    assert told["answers"] == [2, True]
     assert len(told["actor"]) == 1
     assert told["actor"] != told["other"]
 

@@ -43,6 +43,10 @@ def _decode_and_tell(tasks: pa.Table, run: Run, decode: object) -> Iterator[pa.T
         yield pa.Table.from_pylist([row], schema=part.schema)
 
 
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())
+
+
 def main(audio: str, output: str) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
     other = cluster.add_node(num_cpus=2)
@@ -56,10 +60,12 @@ def main(audio: str, output: str) -> None:
     plan = make_plan(listing, ledger, run.fingerprint, config.plan, run.plan_uri, run.storage)
     vars(ray_graph)["decode_tasks"] = partial(_decode_and_tell, decode=decode_tasks)
     with ray_cluster.connect_cluster(config.resources):
+        answers = [sorted(ray_cluster.call_on_nodes(_node, min_cpus)) for min_cpus in (1, 2)]
         receipts = list(ray_graph.run_graph(run, plan, NodeTranscribe))
     nodes = [receipt["device"].split() for receipt in receipts]
     told = {"actor": sorted({actor for actor, _ in nodes}), "decode": sorted({decode for _, decode in nodes})}
     told |= {"other": [other.node_id]}
+    told |= {"answers": [len(set(answers[0])), answers[1] == [other.node_id]]}
     told |= {"rows": [str(Ledger.read(output, run.storage).num_rows)]}
     print(json.dumps(told), flush=True)
     ray.shutdown()

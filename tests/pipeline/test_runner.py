@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import soundfile
 from rich.console import Console
 
@@ -24,10 +25,12 @@ from distil_ray.output import ledger, ledger_index
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import plan_report, ray_cluster, runner
+from distil_ray.pipeline.int8_dtypes import NodeDtype, find_dtype
 from distil_ray.pipeline.setup import prepare_run
 from distil_ray.recognition.base import PCM16
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Hypothesis
+from distil_ray.whisper import processor
 from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe
 from tests.support.without_ray import run_stages_in_process
 
@@ -182,6 +185,42 @@ def test_the_memory_of_an_actor_is_estimated_for_the_native_recognizer_on_cpus(
     found = run.config.resources.actor_memory_mb
     assert isinstance(found, int) == is_estimated and found != "auto"
     assert not isinstance(found, int) or 600 < found < 1600
+
+
+class TellingTranscribe(EchoTranscribe):
+    """Warns as a recognizer of the machine, and of the memory that was asked for."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._recognizer.warnings = (find_dtype().reason or "", f"{run.config.resources.actor_memory_mb} MiB")
+
+
+@pytest.mark.parametrize("place", ["local", "head:6379"])
+def test_nodes_that_compute_int8_in_float32_are_named_before_the_start_and_actors_get_memory_for_it(
+    place: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages_in_process(monkeypatch)
+    monkeypatch.setattr(processor, "_read_cpu_flags", frozenset)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # that of an earlier test
+    nodes = [NodeDtype("int8", None), find_dtype()]
+    monkeypatch.setattr(ray_cluster, "call_on_nodes", lambda function, min_cpus: nodes)
+    _write(tmp_path / "audio", "a.wav", 2)
+    out, auto = io.StringIO(), "resources.actor_memory_mb=auto"
+    config = settings("model.dtype=int8", auto, f"resources.ray_address={place}")
+
+    assert runner.transcribe(config, JsonConsole(out), TellingTranscribe) == ExitCode.DONE
+
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    warned = [event["text"] for event in events if event["event"] == "warning"]
+    reason = find_dtype().reason or ""
+    if place == "local":
+        assert warned[:-1] == [reason]
+        assert next(event["event"] for event in events if event["event"] in ("warning", "starting")) == "warning"
+    else:
+        assert warned[0] == f"1 node of 2: {reason}" and "float32 on 1 node, int8 on 1 node" in warned[1]
+        assert len(warned) == 3
+    float32 = prepare_run(settings("model.dtype=float32", auto), Console(file=io.StringIO())).run
+    assert warned[-1] == f"{float32.config.resources.actor_memory_mb} MiB"
 
 
 def test_a_changed_recording_replaces_its_row(without_ray: None, settings: Settings, tmp_path: Path) -> None:

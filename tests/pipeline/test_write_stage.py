@@ -54,6 +54,16 @@ def test_parts_in_any_order_and_repeated_give_the_same_file(seed: int, planned: 
     assert row["text"] == " ".join(expected)
 
 
+def test_a_row_names_the_dtypes_of_the_recognizers_of_its_parts(planned: Callable[..., Planned]) -> None:
+    """Nodes with different processors compute int8 differently."""
+    run_plan = planned({"long.wav": 100 * S}, "plan.part_audio_s=30", "decoding.language=en")
+    column = PART_RESULT.get_field_index("dtype")
+    for number, result in enumerate(_results(run_plan)):
+        dtype = pa.array(["int8" if number % 2 else "float32"])
+        write_parts(result.set_column(column, PART_RESULT.field(column), dtype), run_plan[0])
+    assert [row["dtype"] for row in _rows(run_plan)] == ["float32, int8"]
+
+
 def test_a_task_waits_for_all_its_parts(planned: Callable[..., Planned]) -> None:
     run_plan = planned({"long.wav": 70 * S}, "plan.part_audio_s=30", "decoding.language=en")
     results = _results(run_plan)

@@ -1,13 +1,19 @@
-"""Markers for tests that need certain CPU instructions. The others run on any x86-64 with AVX2.
-
-Such a processor is emulated by ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 in the environment.
-"""
+"""Markers for tests that need certain CPU instructions, and the environment of a processor that lacks them."""
 
 import pytest
 
-from distil_ray.whisper import model
+from distil_ray.whisper.processor import EIGHT_BITS, SEVEN_BITS, cpu_flags, has_int8_products
 
-needs_products = pytest.mark.skipif(
-    not model.supports_int8(),
-    reason="the processor has no 8-bit products (VNNI, AMX), without which model.dtype=int8 is refused",
-)
+WITHOUT_VNNI = {  # a processor with AVX2, for torch, oneDNN, MKL and FBGEMM
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "FBGEMM_ENABLE_INSTRUCTIONS": "AVX2",
+}
+needs_vnni = pytest.mark.skipif(not has_int8_products(), reason="the processor has no 8-bit products (VNNI, AMX)")
+needs_avx2 = pytest.mark.skipif("avx2" not in cpu_flags(), reason="the processor has no AVX2: int8 is float32 there")
+# The ways to compute int8 that this processor supports.
+PRODUCTS = [
+    pytest.param(EIGHT_BITS, marks=needs_vnni, id="8-bits"),
+    pytest.param(SEVEN_BITS, marks=needs_avx2, id="7-bits"),
+]

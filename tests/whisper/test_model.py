@@ -43,33 +43,10 @@ def test_a_missing_gpu_is_an_error_that_names_the_setting(tmp_path: Path, monkey
 def test_auto_is_bfloat16_only_on_processors_with_amx(
     flags: set[str], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_module, "_cpu_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(model_module, "cpu_flags", lambda: frozenset(flags))
     dtype, reason = resolve_dtype("auto", CPU)
     assert dtype == expected
     assert reason is not None and "because the processor has" in reason
-
-
-@pytest.mark.parametrize(
-    ("capability", "limit", "expected"),
-    [
-        ("AVX512", None, {"avx2", "avx_vnni", "avx512_vnni", "amx_int8"}),
-        ("AVX2", None, {"avx2", "avx_vnni"}),
-        ("AVX2", "AVX2", {"avx2"}),
-        ("AVX512", "avx2", {"avx2"}),
-        ("AVX512", "ALL", {"avx2", "avx_vnni", "avx512_vnni", "amx_int8"}),
-    ],
-)
-def test_cpu_flags_that_the_environment_disables_are_ignored(
-    capability: str, limit: str | None, expected: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    every = frozenset({"avx2", "avx_vnni", "avx512_vnni", "amx_int8"})
-    monkeypatch.setattr(model_module, "_read_cpu_flags", lambda: every)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
-    if limit is not None:
-        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
-    assert model_module._cpu_flags() == expected
-    assert model_module.supports_int8() == bool(expected - {"avx2"})
 
 
 def test_auto_is_bfloat16_on_gpus_from_ampere_on(monkeypatch: pytest.MonkeyPatch) -> None:

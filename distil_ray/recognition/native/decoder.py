@@ -37,6 +37,7 @@ from distil_ray.recognition.native.linear import (
     prepare_for_few_rows,
 )
 from distil_ray.recognition.native.query_record import QueryRecord
+from distil_ray.whisper.processor import Int8Products
 from distil_ray.whisper.safetensors_files import StoredRows
 from distil_ray.whisper.stored_model import EMBEDDING, StoredModel
 
@@ -83,12 +84,12 @@ class Decoder:
         single_query_attention: The kernel for the attention of one query per row; None: plain products.
     """
 
-    def __init__(self, module: Any, is_int8: bool = False, vocabulary: Tensor | None = None) -> None:
+    def __init__(self, module: Any, int8: Int8Products | None = None, vocabulary: Tensor | None = None) -> None:
         """Takes the weights of `module`.
 
         Args:
             module: A `WhisperForConditionalGeneration` or a `StoredModel`.
-            is_int8: The larger linear layers and the vocabulary compute in 8 bits (linear.py). A layer of (d_model,
+            int8: The larger linear layers and the vocabulary compute in 8 bits (linear.py). A layer of (d_model,
                 d_model) takes as long in float32 for the few rows of a step.
             vocabulary: The only ids that get logits, int64, ascending; None: all.
         """
@@ -100,10 +101,10 @@ class Decoder:
         self.max_encoder_positions: int = config.max_source_positions
         self.dtype: torch.dtype = module.dtype
         self.device: torch.device = module.device
-        self._layers = [_prepare_layer(layer, is_int8) for layer in decoder.layers]
+        self._layers = [_prepare_layer(layer, int8) for layer in decoder.layers]
         self._norm: nn.LayerNorm = decoder.layer_norm
         self._positions: Tensor = decoder.embed_positions.weight
-        self._tokens, self._vocabulary = _prepare_vocabulary(module, is_int8, vocabulary)
+        self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary)
         self.cache_positions: int = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
         self.single_query_attention, self.warning = choose_single_query_attention(
@@ -310,11 +311,11 @@ def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
     return hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden))))
 
 
-def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
+def _prepare_layer(layer: Any, int8: Int8Products | None) -> DecoderLayer:
     """Arranges the weights of a Hugging Face decoder layer."""
 
     def large(*parts: tuple[nn.Linear, float]) -> Projection:
-        return _projection(fuse_linears(*parts), is_int8)
+        return _projection(fuse_linears(*parts), int8)
 
     def square(linear: nn.Linear, scale: float = 1.0) -> Projection:
         return prepare_for_few_rows(fuse_linears((linear, scale)))
@@ -331,7 +332,7 @@ def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
         self_out=square(self_attention.out_proj),
         cross_norm=layer.encoder_attn_layer_norm,
         cross_query=square(cross_attention.q_proj, cross_attention.scaling),
-        cross_kv=Int8Linear(keys_and_values) if is_int8 else keys_and_values,
+        cross_kv=keys_and_values if int8 is None else Int8Linear(keys_and_values, int8),
         cross_out=square(cross_attention.out_proj),
         mlp_norm=layer.final_layer_norm,
         fc1=large((layer.fc1, 1.0)),
@@ -340,7 +341,7 @@ def _prepare_layer(layer: Any, is_int8: bool) -> DecoderLayer:
 
 
 def _prepare_vocabulary(
-    module: Any, is_int8: bool, vocabulary: Tensor | None
+    module: Any, int8: Int8Products | None, vocabulary: Tensor | None
 ) -> tuple[Tensor | StoredRows, Projection]:
     """Returns the embeddings of the tokens, by id, and the projection to the logits of `vocabulary`.
 
@@ -348,7 +349,7 @@ def _prepare_vocabulary(
     """
     weight = module.proj_out.weight
     linear = Linear(weight if vocabulary is None else weight[vocabulary], None)
-    projection = _projection(linear, is_int8)
+    projection = _projection(linear, int8)
     if not isinstance(module, StoredModel):
         return module.model.decoder.embed_tokens.weight, projection
     is_copy = vocabulary is not None or isinstance(projection, PackedLinear | HalfLinear | Int8Linear)
@@ -357,6 +358,6 @@ def _prepare_vocabulary(
     return weight if module.is_tied else module.read(EMBEDDING), projection
 
 
-def _projection(linear: Linear, is_int8: bool) -> Projection:
+def _projection(linear: Linear, int8: Int8Products | None) -> Projection:
     """Returns `linear` in 8 bits, or arranged for a few rows."""
-    return Int8Linear(linear) if is_int8 else prepare_for_few_rows(linear)
+    return prepare_for_few_rows(linear) if int8 is None else Int8Linear(linear, int8)

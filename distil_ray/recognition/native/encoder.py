@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from distil_ray.recognition.native.linear import Int8Linear, Projection, fuse_linears
 from distil_ray.whisper.features import FRAMES_PER_POSITION
+from distil_ray.whisper.processor import Int8Products
 
 SILENCE_SUBSAMPLING = 8  # one in so many positions of silence (20 ms each) is kept
 # Log-mel value of silence, scaled as in features.py. Recordings have -1.1 to -0.5; their median was no better.
@@ -136,10 +137,10 @@ class EncoderLayer:
 class Encoder:
     """Log-mel features in, hidden states out."""
 
-    def __init__(self, module: Any, is_int8: bool = False) -> None:
+    def __init__(self, module: Any, int8: Int8Products | None = None) -> None:
         """Takes the weights of `module`, a `WhisperForConditionalGeneration` or a `StoredModel`.
 
-        With `is_int8` the linear layers compute in 8 bits (linear.py), which needs SDPA.
+        With `int8` the linear layers compute in 8 bits (linear.py), which needs SDPA.
         """
         encoder = module.model.encoder
         # Only parts of the module are kept: weights that are rearranged must not stay in memory twice.
@@ -150,7 +151,7 @@ class Encoder:
         self._silence: EncodedSilence | None = None
         self._layers: list[Callable[..., Tensor]]
         if module.config._attn_implementation == "sdpa":
-            self._layers = [partial(_run_layer, _prepare_layer(layer, is_int8), heads) for layer in encoder.layers]
+            self._layers = [partial(_run_layer, _prepare_layer(layer, int8), heads) for layer in encoder.layers]
         else:
             self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
 
@@ -233,11 +234,11 @@ def _run_layer(
     return hidden
 
 
-def _prepare_layer(layer: Any, is_int8: bool) -> EncoderLayer:
+def _prepare_layer(layer: Any, int8: Int8Products | None) -> EncoderLayer:
     """Arranges the weights of a Hugging Face encoder layer."""
 
     def product(*parts: tuple[nn.Linear, float]) -> Projection:
-        return Int8Linear(fuse_linears(*parts)) if is_int8 else fuse_linears(*parts)
+        return fuse_linears(*parts) if int8 is None else Int8Linear(fuse_linears(*parts), int8)
 
     attention = layer.self_attn
     return EncoderLayer(

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distil_ray.recognition.native.half_linear import HalfLinear, is_half_exact
+from distil_ray.whisper.int8_kernels import MAX_INT8, pack
+from distil_ray.whisper.processor import Int8Products
 
 PACKED_NUM_ROWS = 8  # the layout of packed weights is chosen for so many rows
 
 Projection = Callable[[Tensor], Tensor]  # any linear layer: shape (..., in) to (..., out)
 
-MAX_INT8 = 127  # of quantized weights and activations
-_SHIFT = 128  # from signed to unsigned bytes
 _TINY = 1e-12  # scale of a row of zeros
 _QUANTIZED_AT_ONCE = 4096  # outputs whose weights are quantized together
 
@@ -86,39 +86,31 @@ def pad_single_row(product: Projection, hidden: Tensor) -> Tensor:
 
 
 class Int8Linear:
-    """A layer in 8-bit products, for processors that have them: a quarter of the bytes, up to four times the rate.
+    """A layer in 8-bit products: a quarter of the bytes, up to four times the rate.
 
-    Takes float32, shape (..., in), and returns float32, shape (..., out). Weights are integers of -127 to 127 with a
-    scale for each output. Activations are quantized in each call with a scale for each row, so that the result of a row
-    depends on nothing but the row: integer products are exact in any order. Attention, norms, convolutions and
-    embeddings stay in float32, whose last bit may depend on the batch; here a last bit may become a step of 1/127, and
-    a near tie between two tokens may fall the other way.
-
-    The product is oneDNN's, by the operator of torch's own quantized graphs. It takes unsigned activations, hence the
-    shift by 128, and is many times slower with signed ones.
+    Takes float32, shape (..., in), and returns float32, shape (..., out). Weights are integers of at most
+    `Int8Products.max_weight` with a scale for each output. Activations are quantized in each call with a scale for each
+    row, so that the result of a row depends on nothing but the row: integer products are exact in any order. Attention,
+    norms, convolutions and embeddings stay in float32, whose last bit may depend on the batch; here a last bit may
+    become a step of 1/127, and a near tie between two tokens may fall the other way.
     """
 
-    def __init__(self, linear: Linear) -> None:
-        self._scales = torch.maximum(linear.weight.amax(dim=1), linear.weight.amin(dim=1).neg_())
-        self._scales.div_(MAX_INT8).clamp_(min=_TINY)
+    def __init__(self, linear: Linear, products: Int8Products) -> None:
+        scales = torch.maximum(linear.weight.amax(dim=1), linear.weight.amin(dim=1).neg_())
+        scales.div_(products.max_weight).clamp_(min=_TINY)
         quantized = torch.empty(linear.weight.shape, dtype=torch.int8)
         for begin in range(
             0, len(quantized), _QUANTIZED_AT_ONCE
         ):  # all at once, a vocabulary would take its float32 size again
             part = slice(begin, begin + _QUANTIZED_AT_ONCE)
-            quantized[part] = (linear.weight[part] / self._scales[part, None]).round_()
-        self._weight = torch.ops.onednn.qlinear_prepack(quantized, None)
-        self._zeros = torch.zeros(len(quantized), dtype=torch.int32)
+            quantized[part] = (linear.weight[part] / scales[part, None]).round_()
+        self._product = pack(quantized, scales, products)
         self._bias = torch.zeros(len(quantized)) if linear.bias is None else linear.bias.clone()
 
     def __call__(self, hidden: Tensor) -> Tensor:
         rows = hidden.reshape(-1, hidden.shape[-1])
         scales = torch.maximum(rows.amax(dim=1, keepdim=True), rows.amin(dim=1, keepdim=True).neg_())
         scales.div_(MAX_INT8).clamp_(min=_TINY)
-        # Signed first: the conversion to unsigned bytes is three times slower. The highest bit is the shift.
-        quantized = (rows / scales).round_().to(torch.int8).view(torch.uint8).bitwise_xor_(_SHIFT)
-        product = torch.ops.onednn.qlinear_pointwise(
-            quantized, 1.0, _SHIFT, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        product = self._product(rows / scales)
         torch.addcmul(self._bias, product, scales, out=product)
-        return product.view(*hidden.shape[:-1], -1)  # type: ignore[no-any-return]
+        return product.view(*hidden.shape[:-1], -1)

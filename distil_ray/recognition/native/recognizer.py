@@ -115,7 +115,7 @@ class NativeRecognizer:
         self._options = options
         self._tokens = load_tokens(folder, options)
         self._prefix = self._tokens.prefix(options.prefix, options.timestamps != "none")
-        self._encoder, self._decoder = Encoder(model.module, model.is_int8), Decoder(model.module, model.is_int8)
+        self._encoder, self._decoder = Encoder(model.module, model.int8), Decoder(model.module, model.int8)
         keep_freed_memory()
         if options.window == "gated":
             self._encoder.add_silence_context()

@@ -35,7 +35,8 @@ from distil_ray.recognition.native.encoder import Encoder, subsample_silence
 from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState
 from distil_ray.recognition.native.scheduler import Extent
 from distil_ray.whisper.checkpoint import assistant_mismatch
-from distil_ray.whisper.model import LoadedModel, open_model, supports_int8
+from distil_ray.whisper.model import LoadedModel, open_model
+from distil_ray.whisper.processor import has_int8_products
 from distil_ray.whisper.tokenizer import Tokens
 
 FREQUENT_TOKENS = 32_768  # drafted besides all special and timestamp tokens: 97 % of the tokens of read English
@@ -90,18 +91,18 @@ def load_assistant(
     """
     if reason := assistant_mismatch(Path(main_folder), Path(folder)):
         raise ValueError(f"model.assistant={folder} cannot draft for {main_folder}: {reason}")
-    is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and supports_int8()
+    is_int8 = main.device.type == "cpu" and main.attention == "sdpa" and has_int8_products()
     dtype = "int8" if is_int8 else str(main.dtype).removeprefix("torch.")
     model = open_model(folder, device=main.device.type, dtype=dtype, attention=main.attention, threads=options.threads)
     vocabulary = draft_vocabulary(tokens, model.module.config.vocab_size).to(main.device)
     is_shared = shares_encoder(main.module, model.module)
-    encoder = None if is_shared else Encoder(model.module, is_int8)
+    encoder = None if is_shared else Encoder(model.module, model.int8)
     if encoder is not None and options.window == "gated":
         encoder.add_silence_context()
     encoder_used = "the encoder of the main model" if is_shared else "its own encoder"
     layers = model.module.config.decoder_layers
     warning = f"model.assistant: {layers} decoder layers in {model.dtype_name}, with {encoder_used}"
-    return Assistant(Decoder(model.module, is_int8, vocabulary), encoder, vocabulary, (warning,))
+    return Assistant(Decoder(model.module, model.int8, vocabulary), encoder, vocabulary, (warning,))
 
 
 def shares_encoder(main: Any, assistant: Any) -> bool:
