@@ -60,6 +60,7 @@ COLUMNS = {
     "acceptance_rate": "double",
     "metadata": "list<item: struct<key: string not null, value: string>>",
     "model": "string",
+    "dtype": "string",
     "fingerprint": "string",
     "run_id": "string",
     "processed_at": "timestamp[us, tz=UTC]",
@@ -75,6 +76,7 @@ def test_columns_of_the_output() -> None:
 def test_added_fields_come_from_the_annotations() -> None:
     assert ADDED_FIELDS == {
         "call_id": 3,
+        "dtype": 5,
         "languages": 4,
         "chunks.language": 4,
         "chunks.language_prob": 4,

@@ -1,4 +1,4 @@
-"""What ``model.dtype=int8`` is computed in: it depends on the processors, and is said before recognizers start.
+"""The dtype that ``model.dtype=int8`` is computed in: it depends on the processors, and is said before the start.
 
 Processors with 8-bit products compute it as it is, other x86-64 processors with weights of 7 bits, and the rest in
 float32 (`whisper/processor.py`). A local Ray and recognizers of this process run on the driver's processor. The nodes
@@ -22,7 +22,7 @@ INT8 = "int8"
 
 @dataclass(frozen=True, slots=True)
 class NodeDtype:
-    """What a node computes for ``model.dtype=int8``.
+    """The dtype that a node computes ``model.dtype=int8`` in.
 
     Attributes:
         dtype: "int8", "int8_w7" or "float32", as in the output.

@@ -27,7 +27,7 @@ ONEDNN_LIMITS = {
 
 @dataclass(frozen=True, slots=True)
 class Int8Products:
-    """How ``model.dtype=int8`` is computed.
+    """A way to compute ``model.dtype=int8``.
 
     Attributes:
         dtype: Name in the output: "int8", or "int8_w7" with weights of 7 bits.
