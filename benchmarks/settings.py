@@ -42,6 +42,13 @@ class ScaleSettings:
     indexed_blocks: tuple[int, ...] = option((4000, 40_000), "the same, of outputs that have an index of it")
     block_rows: int = option(10, "rows of one of these blocks")
     latency_s: float = option(0.02, "seconds that the simulated store waits before it answers")
+    parts: tuple[str, ...] = option(("requests", "ledger"), "what to measure: requests, ledger, nights, skew")
+    small_run: bool = option(True, "skew: also do a small run on a local Ray")
+    nights: int = option(60, "nightly runs to simulate")
+    night_new: int = option(100, "new recordings of such a night")
+    night_changed: int = option(5, "its changed recordings", allows_zero=True)
+    night_deleted: int = option(1, "its deleted recordings", allows_zero=True)
+    night_block_rows: int = option(30, "recordings in a file of its transcripts")
     report: str = option(".bench/reports", "folder for scale.json and scale.md")
 
 

@@ -3,13 +3,11 @@
 Small runs over each layout of the input are counted by a proxy before an S3 server on loopback. They differ in the
 number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
 share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
-store with latency (`ledger.py`).
+store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`) and uneven recordings
+(`skew.py`).
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,19 +21,22 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.comparison.interleave import ROOT
 from benchmarks.scale.corpus import LAYOUTS, SHARDED, write_input
 from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
+from benchmarks.scale.large_shard import measure_shards, shards_table
 from benchmarks.scale.ledger import LedgerCost, measure_ledger
+from benchmarks.scale.nights import NightCost, measure_nights, nights_table
 from benchmarks.scale.proxy import Request
+from benchmarks.scale.runs import MODEL, run_configs
+from benchmarks.scale.skew import measure_skew
 from benchmarks.settings import ScaleSettings
 from distil_ray.config.loader import dump_config, load_config
 from distil_ray.demo.endpoint import serve_bucket
-from distil_ray.errors import ExitCode, RunError, SettingsError
+from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
-MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenizer of; its weights are never loaded
+PARTS = ("requests", "ledger", "nights", "skew")
 PART_S = 30.0
 RECORDING_S = 1.0
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
@@ -85,23 +86,36 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
     """Prints the tables and writes scale.json and scale.md.
 
     Raises:
-        SettingsError: A layout is unknown.
+        SettingsError: A layout or a part is unknown.
         RunError: A run fails.
     """
-    if unknown := [name for name in settings.layouts if name not in LAYOUTS]:
-        raise SettingsError(f"layouts={unknown[0]}: must be among {', '.join(LAYOUTS)}")
+    for name, values, known in (("layouts", settings.layouts, LAYOUTS), ("parts", settings.parts, PARTS)):
+        if unknown := [value for value in values if value not in known]:
+            raise SettingsError(f"{name}={unknown[0]}: must be among {', '.join(known)}")
     facts = machine.describe_machine()
-    costs = []
-    for layout in settings.layouts:
-        console.print(f"counting the requests of {layout} …", style="dim")
-        costs.append(measure_layout(layout))
-    sizes = [*((blocks, False) for blocks in settings.blocks), *((blocks, True) for blocks in settings.indexed_blocks)]
-    ledgers = [measure_ledger(blocks, indexed, settings) for blocks, indexed in sizes]
-    tables = [requests_table(costs), corpus_table(costs, settings), ledger_table(ledgers, settings)]
+    costs, ledgers, nights = [], [], []
+    tables = []
+    if "requests" in settings.parts:
+        for layout in settings.layouts:
+            console.print(f"counting the requests of {layout} …", style="dim")
+            costs.append(measure_layout(layout))
+        tables += [requests_table(costs), corpus_table(costs, settings)]
+    if "ledger" in settings.parts:
+        indexed = [
+            *((blocks, False) for blocks in settings.blocks),
+            *((blocks, True) for blocks in settings.indexed_blocks),
+        ]
+        ledgers = [measure_ledger(blocks, has_index, settings) for blocks, has_index in indexed]
+        tables.append(ledger_table(ledgers, settings))
+    if "nights" in settings.parts:
+        nights = measure_nights(settings)
+        tables.append(nights_table(nights, settings))
+    if "skew" in settings.parts:
+        tables += [*measure_skew(settings), shards_table(measure_shards())]
     for table in tables:
         console.print(table)
     console.print(machine.format_machine(facts), style="dim")
-    _write(Path(settings.report), settings, facts, costs, ledgers, tables)
+    _write(Path(settings.report), settings, facts, costs, ledgers, nights, tables)
     return ExitCode.DONE
 
 
@@ -120,7 +134,7 @@ def measure_layout(layout: str, shapes: Sequence[Shape] | None = None) -> Layout
                     _write_config(shape, f"s3://{bucket}/{number}", path, url, root / f"{number}.yaml")
                     for number, (shape, path) in enumerate(zip(shapes, inputs, strict=True))
                 ]
-                first, again = (_run(configs, endpoint.environment, proxy) for _ in range(2))
+                first, again = (run_configs(configs, endpoint.environment, proxy) for _ in range(2))
     return solve(layout, shapes, first, again)
 
 
@@ -243,23 +257,6 @@ def _write_config(shape: Shape, root_uri: str, path: str, url: str, config: Path
     return config
 
 
-def _run(configs: Sequence[Path], environment: Mapping[str, str], proxy: CountingProxy) -> dict[str, Traffic]:
-    """Runs the job with each config in one process, and returns the traffic."""
-    command = [sys.executable, "-m", "benchmarks.scale.run", *map(str, configs)]
-    process = subprocess.run(
-        command,
-        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode or "recording by recording" in process.stdout:
-        raise RunError(f"a run failed:\n{process.stdout[-1000:]}\n{process.stderr[-1000:]}")
-    traffic = dict(proxy.traffic)
-    proxy.traffic.clear()
-    return traffic
-
-
 def requests_table(costs: Sequence[LayoutCost]) -> Table:
     """Returns the requests per unit, one row per layout and unit."""
     grid = Table(title="Requests")
@@ -330,6 +327,7 @@ def _write(
     facts: dict[str, Any],
     costs: Sequence[LayoutCost],
     ledgers: Sequence[LedgerCost],
+    nights: Sequence[NightCost],
     tables: Sequence[Table],
 ) -> None:
     content = {
@@ -337,6 +335,7 @@ def _write(
         "settings": asdict(settings),
         "layouts": [asdict(cost) | {"corpus": predict_requests(cost, settings)} for cost in costs],
         "ledgers": [asdict(each) for each in ledgers],
+        "nights": [asdict(each) for each in nights],
     }
     report.mkdir(parents=True, exist_ok=True)
     (report / "scale.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -17,23 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from distil_ray.evaluation.statistics_index import COLUMNS, COUNTS, StatisticsIndex
 from distil_ray.output.ledger import IDENTITY, Keys, isin_sorted, recording_keys
 from distil_ray.output.reader import open_transcripts
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.storage.storage import Storage
-from distil_ray.types import WORD_COUNTS, Status
+from distil_ray.types import Status
 
 SPEAKER = "speaker"  # key of `metadata`; recordings of one speaker are not independent
 LANGUAGE = "language"  # the only group that is a column of its own, not a key of `metadata`
 FAILED_COLUMNS = ("recording_id", "uri", "error_kind", "error")
 EXAMPLE_RANKS = (0.25, 0.75, 1.0)  # quantiles of the error rate at which example transcripts are taken
-
-_COUNTS = (*WORD_COUNTS, "num_ref_chars", "char_edits")
-FILTER_COLUMNS = (*IDENTITY, "fingerprint", "run_id", "processed_at")
-_COLUMNS = [
-    *(*FILTER_COLUMNS, "uri", "status", "error_kind", "error"),
-    *("duration_s", "unheard_s", "quality_flags", LANGUAGE, "metadata", "normalizer", *_COUNTS),
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +91,43 @@ RowFilter = Callable[[pa.Table], pa.Table]
 
 
 def read_statistics(
-    files: Sequence[str], storage: Storage, choose: RowFilter, group_by: Sequence[str]
+    files: Sequence[str],
+    storage: Storage,
+    choose: RowFilter,
+    group_by: Sequence[str],
+    index: StatisticsIndex | None = None,
 ) -> RowStatistics:
-    """Returns the statistics of the rows that `choose` selects from each data file."""
-    builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
+    """Returns the statistics of the rows that `choose` selects.
 
-    def read(uri: str) -> pa.Table:
-        table = _read(uri, _COLUMNS, storage)
-        return choose(table.append_column("row", pa.array(np.arange(table.num_rows))))
+    Args:
+        files: The data files.
+        storage: Access to them.
+        choose: Selects rows.
+        group_by: Groupings, in addition to the speaker.
+        index: Index over the same files. Those that it has are not read, and it gets the others.
+    """
+    builder = _Builder(dict.fromkeys([SPEAKER, *group_by]))
+    is_left = np.ones(len(files), np.bool_)
+    for table, numbers in index.read() if index is not None else ():
+        builder.add(choose(_numbered(table, numbers)))
+        is_left[numbers] = False
+
+    def read(number: int) -> tuple[int, pa.Table]:
+        return number, _read(files[number], COLUMNS, storage)
 
     threads = max(map(num_request_threads, files), default=1)
-    for number, rows in enumerate(ordered_parallel_map(read, files, threads)):
-        builder.add(number, rows)
+    for number, table in ordered_parallel_map(read, np.flatnonzero(is_left).tolist(), threads):
+        if index is not None:
+            index.add(number, table)
+        builder.add(choose(_numbered(table, np.full(table.num_rows, number))))
     return builder.finish(files, storage)
+
+
+def _numbered(rows: pa.Table, numbers: NDArray[np.int64]) -> pa.Table:
+    """Returns rows, those of a file after each other, with the number of their file and their number in it."""
+    starts = np.flatnonzero(np.append(True, numbers[1:] != numbers[:-1])[: len(numbers)])
+    within = np.arange(len(numbers)) - np.repeat(starts, np.diff(np.append(starts, len(numbers))))
+    return rows.append_column("file", pa.array(numbers)).append_column("row", pa.array(within))
 
 
 def select_listed(keys: Keys, fingerprint: str, *, keeps_others: bool = False) -> RowFilter:
@@ -141,7 +159,7 @@ class _Builder:
 
     def __init__(self, groups: dict[str, Any]) -> None:
         self._columns: dict[str, list[NDArray[Any]]] = {
-            name: [] for name in ("duration_s", "unheard_s", "scored", "file", "row", *_COUNTS)
+            name: [] for name in ("duration_s", "unheard_s", "scored", "file", "row", *COUNTS)
         }
         self._codes: dict[str, list[NDArray[np.int32]]] = {name: [] for name in groups}
         self._normalizer_codes: list[NDArray[np.int32]] = []
@@ -151,12 +169,10 @@ class _Builder:
         self._failures = Counter[str]()
         self._flags = Counter[str]()
         self._normalizers: dict[str, int] = {}
-        self._failed_recordings = io.StringIO(newline="")
-        self._writer = csv.writer(self._failed_recordings, lineterminator="\n")
-        self._writer.writerow(FAILED_COLUMNS)
+        self._failed: list[tuple[tuple[int, int], list[Any]]] = []  # place and columns of failed recordings
 
-    def add(self, number: int, rows: pa.Table) -> None:
-        """Adds the selected rows of file `number`."""
+    def add(self, rows: pa.Table) -> None:
+        """Adds selected rows, with the columns `file` and `row`. The order in which rows are added does not matter."""
         columns = self._columns
         self._statuses.update(rows["status"].to_pylist())
         self._fingerprints.update(rows["fingerprint"].to_pylist())
@@ -164,22 +180,24 @@ class _Builder:
         columns["unheard_s"].append(rows["unheard_s"].fill_null(np.nan).to_numpy())
         self._flags.update(flag for flags in rows["quality_flags"].to_pylist() for flag in flags or ())
         columns["scored"].append(rows["num_ref_words"].is_valid().to_numpy())
-        columns["file"].append(np.full(rows.num_rows, number, np.int32))
+        columns["file"].append(rows["file"].to_numpy().astype(np.int32))
         columns["row"].append(rows["row"].to_numpy().astype(np.int32))
-        for name in _COUNTS:
+        for name in COUNTS:
             columns[name].append(rows[name].fill_null(0).to_numpy().astype(np.int64))
         for name, known in self._known.items():
             values = rows[LANGUAGE] if name == LANGUAGE else _metadata_values(rows["metadata"], name)
             self._codes[name].append(_encode(values, known))
         scored_by = pc.if_else(rows["num_ref_words"].is_valid(), rows["normalizer"], pa.scalar(None, pa.string()))
         self._normalizer_codes.append(_encode(scored_by, self._normalizers))
-        failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select(FAILED_COLUMNS)
+        failed = rows.filter(pc.equal(rows["status"], Status.FAILED.value)).select([*FAILED_COLUMNS, "file", "row"])
         self._failures.update(kind or "" for kind in failed["error_kind"].to_pylist())
-        self._writer.writerows(row.values() for row in failed.to_pylist())
+        self._failed += [((row.pop("file"), row.pop("row")), list(row.values())) for row in failed.to_pylist()]
 
     def finish(self, uris: Sequence[str], storage: Storage) -> RowStatistics:
         columns = {name: np.concatenate(parts) if parts else np.empty(0) for name, parts in self._columns.items()}
-        counts = {name: columns[name].astype(np.int64) for name in _COUNTS}
+        order = np.lexsort((columns["row"], columns["file"]))
+        columns = {name: values[order] for name, values in columns.items()}
+        counts = {name: columns[name].astype(np.int64) for name in COUNTS}
         scored = columns["scored"].astype(np.bool_)
         positions = columns["file"].astype(np.int64), columns["row"].astype(np.int64)
         edits = counts["substitutions"] + counts["deletions"] + counts["insertions"]
@@ -191,11 +209,11 @@ class _Builder:
             unheard_s=columns["unheard_s"].astype(np.float64),
             scored=scored,
             counts=counts,
-            labels={name: _labels(parts, self._known[name]) for name, parts in self._codes.items()},
+            labels={name: _labels(parts, self._known[name], order) for name, parts in self._codes.items()},
             failures=self._failures,
             quality_flags=self._flags,
-            normalizers=_labels(self._normalizer_codes, self._normalizers),
-            failed_recordings=self._failed_recordings.getvalue().encode(),
+            normalizers=_labels(self._normalizer_codes, self._normalizers, order),
+            failed_recordings=_failed_csv(self._failed),
             examples=[_read_example(uris[positions[0][i]], int(positions[1][i]), storage) for i in chosen],
         )
 
@@ -219,8 +237,23 @@ def _encode(values: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]
     return found
 
 
-def _labels(parts: Sequence[NDArray[np.int32]], known: dict[str, int]) -> GroupLabels:
-    return GroupLabels(np.concatenate(parts) if parts else np.empty(0, np.int32), list(known))
+def _labels(parts: Sequence[NDArray[np.int32]], known: dict[str, int], order: NDArray[np.int64]) -> GroupLabels:
+    """Returns the groups of the rows in `order`, numbered as they occur in it."""
+    codes = np.concatenate(parts)[order] if parts else np.empty(0, np.int32)
+    names = list(known)
+    used, first = np.unique(codes[codes >= 0], return_index=True)
+    ranked = used[np.argsort(first)]
+    numbers = np.full(len(names) + 1, -1, np.int32)
+    numbers[ranked] = np.arange(len(ranked), dtype=np.int32)
+    return GroupLabels(numbers[codes], [names[code] for code in ranked])
+
+
+def _failed_csv(failed: Sequence[tuple[tuple[int, int], list[Any]]]) -> bytes:
+    sink = io.StringIO(newline="")
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(FAILED_COLUMNS)
+    writer.writerows(row for _, row in sorted(failed, key=lambda one: one[0]))
+    return sink.getvalue().encode()
 
 
 def _choose_examples(scored: NDArray[np.bool_], edits: NDArray[np.int64], words: NDArray[np.int64]) -> Iterator[int]:

@@ -28,6 +28,7 @@ from distil_ray.evaluation.statistics import (
     read_statistics,
     select_listed,
 )
+from distil_ray.evaluation.statistics_index import StatisticsIndex
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import Keys
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
@@ -130,7 +131,13 @@ class RunSummary:
     examples: Sequence[Example]
 
 
-def summarize(files: Sequence[str], storage: Storage, run: RunInfo, scoring: ScoringConfig) -> RunSummary:
+def summarize(
+    files: Sequence[str],
+    storage: Storage,
+    run: RunInfo,
+    scoring: ScoringConfig,
+    index: StatisticsIndex | None = None,
+) -> RunSummary:
     """Returns the summary of a run from the rows of its listed recordings.
 
     Args:
@@ -138,12 +145,13 @@ def summarize(files: Sequence[str], storage: Storage, run: RunInfo, scoring: Sco
         storage: Access to them.
         run: Facts that are not in the rows.
         scoring: Grouping and bootstrap.
+        index: Index over the same files; it gets what it lacks.
 
     Returns:
         The summary. Rates are fractions, and null without references.
     """
     choose = select_listed(run.listed_keys, run.fingerprint, keeps_others=run.keeps_others)
-    tally = read_statistics(files, storage, choose, scoring.group_by)
+    tally = read_statistics(files, storage, choose, scoring.group_by, index)
     counted = compute_figures(tally, scoring)
     work = run.work
     summary = {

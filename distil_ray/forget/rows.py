@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from distil_ray.evaluation.statistics_index import drop_recordings
 from distil_ray.forget.request import Request
 from distil_ray.forget.tree import OutputTree
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger, isin_sorted, list_data_files
@@ -23,15 +24,16 @@ from distil_ray.storage.uris import join
 
 
 def clear_transcripts(request: Request, tree: OutputTree, storage: Storage, *, apply: bool) -> int:
-    """Removes the rows of the transcripts. Of the ledger's index, the entries of the files that change are removed."""
+    """Removes the rows of the transcripts. The indexes lose the entries of the files that change."""
     ledger = Ledger.read(tree.uri, storage)
     rows = np.flatnonzero(isin_sorted(ledger.ids, request.id_keys))
     if apply and len(rows):
         prefix = join(tree.uri, TRANSCRIPTS, "")
         drop_rows(ledger, rows, storage)
-        drop_blocks(
-            {ledger.files[number].removeprefix(prefix) for number in np.unique(ledger.file[rows])}, tree.uri, storage
-        )
+        paths = {ledger.files[number].removeprefix(prefix) for number in np.unique(ledger.file[rows])}
+        drop_blocks(paths, tree.uri, storage)
+    if apply:
+        drop_recordings(request.ids, tree.uri, storage)
     return len(rows)
 
 

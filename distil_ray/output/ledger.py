@@ -107,7 +107,7 @@ class Ledger:
             storage: Storage of the output.
             counts_as: Fingerprint for the keys of all rows, instead of their own. The index is then not used, because
                 it has the keys of their own.
-            update: Gets the rows that were not in the index. Ignored with `counts_as`.
+            update: Gets the listing, and the rows that were not in the index (none with `counts_as`).
 
         Raises:
             RunError: If a file cannot be read: skipping it would process its recordings twice.
@@ -124,13 +124,12 @@ class Ledger:
             left,
             num_request_threads(output_uri),
         )
-        if update is not None and counts_as is None:
+        if update is not None:
             update.begin(entries)
-            for part in read:
+        for part in read:
+            parts.append(part)
+            if update is not None and counts_as is None:
                 update.read.append(part)
-                parts.append(part)
-        else:
-            parts += read
         return _assemble(parts, tuple(entry.uri for entry in entries))
 
     @property

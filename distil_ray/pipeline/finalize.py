@@ -19,6 +19,7 @@ from rich.console import Console
 from distil_ray.cli.console import abbreviate, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError
+from distil_ray.evaluation.statistics_index import StatisticsIndex
 from distil_ray.evaluation.summary import (
     RunInfo,
     RunSummary,
@@ -120,13 +121,16 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
     write_events(run, results)
     update = IndexUpdate()
     ledger, deleted = _drop_unwanted_rows(run, plan, results, console, update)
-    report = summarize(ledger.files, run.storage, replace(facts, num_deleted_sources=deleted), run.config.scoring)
+    facts = replace(facts, num_deleted_sources=deleted)
+    statistics = StatisticsIndex(update.entries, output, run.storage)
+    report = summarize(ledger.files, run.storage, facts, run.config.scoring, statistics)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)
     for name in TEMP_DIRS:
         run.storage.delete(join(run.folder_uri, name))
     run.storage.put(join(run.folder_uri, SUCCESS_FILE), b"")
     update.write(output, run.storage)
+    statistics.write()
     print_summary(report, output, console)
     _log_other_settings(run, ledger, console)
     return _exit_code(report, run.config, console)

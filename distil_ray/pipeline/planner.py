@@ -3,7 +3,8 @@
 Recordings are sorted by duration (`readers/durations.py`) and packed in that order, so
 that a task holds recordings of similar length. The longest tasks come first, because they would end last.
 Recordings that are read together (a unit, see `readers/location.py`) are packed like one recording, in the order of the
-listing, so that a task reads the unit once.
+listing, so that a task reads the unit once. A large unit, such as a compressed archive, is divided among few tasks,
+which may be larger than others.
 
 One row group is one task; a stage gets the number of the row group and reads nothing else. A file has
 `TASKS_PER_FILE` row groups, because every read fetches the footer of the file, which grows by 0.8 kB per task. Ids,
@@ -39,6 +40,7 @@ from distil_ray.types import SAMPLE_RATE, Recording, SpeakerTurn
 
 TASKS_PER_FILE = 100
 BATCH_ROWS = 16_384  # recordings taken from the listing at once
+MAX_UNIT_TASKS = 16  # tasks of a unit, each of which reads the unit from its beginning
 
 PLANNED_TASK = pa.schema([("task_id", pa.string()), ("num_recordings", pa.int64()), ("estimated_s", pa.float64())])
 
@@ -209,7 +211,8 @@ def pack_tasks(
     """Packs recordings of the given durations into tasks, longest first.
 
     A recording of `task_samples` or more is a task of its own; other tasks hold at most `task_samples` and
-    `task_recordings`. Recordings of one unit stay together and in order; a unit that does not fit into a task is split.
+    `task_recordings`. Recordings of one unit stay together and in order; a unit that does not fit into a task is split,
+    into at most about `MAX_UNIT_TASKS`, which may then be larger.
     Otherwise the order of the input does not matter: recordings of equal duration are ordered by key. Takes linear
     time, except for the sorting.
 
@@ -236,9 +239,9 @@ def pack_tasks(
         before = (int(ends[begin - 1]), int(counted[begin - 1])) if begin else (0, 0)
         fitting = np.searchsorted(ends, before[0] + task_samples, side="right")
         allowed = np.searchsorted(counted, before[1] + task_recordings, side="right")
-        # A recording that fills a task is alone in it, even if others have no length.
+        # A recording or portion that fills a task is alone in it, even if others have no length.
         alone = int(lengths[begin]) >= task_samples
-        begin = begin + 1 if alone else int(min(fitting, allowed))
+        begin = begin + 1 if alone else max(begin + 1, int(min(fitting, allowed)))
     bounds = np.concatenate(([0], counted))[[*starts, total]]
     return _longest_first(order, bounds, _sums(samples[order], bounds))
 
@@ -248,22 +251,42 @@ def _gather_units(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the recordings with those of a unit side by side, and the starts of portions, followed by the end.
 
-    A portion fits into a task, or is one recording. Recordings without a unit are portions of their own.
+    A portion fits into a task, is one recording, or a part of a large unit. Recordings without a unit are portions of
+    their own.
     """
     order = np.argsort(units, kind="stable")  # recordings without a unit (0) first
     num_alone = int(np.count_nonzero(units == 0))
     starts = array("q")  # of the others; a list of Python ints would be most of the memory of a large plan
+    large = _limits_of_large_units(samples, units, order[num_alone:], task_samples, task_recordings)
+    usual = (task_samples, task_recordings)
     held, filled = 0, 0
+    limits = usual
     for begin in range(num_alone, len(order), BATCH_ROWS):
         batch = order[begin : begin + BATCH_ROWS]
         for position, (unit, length) in enumerate(
             zip(units[batch].tolist(), samples[batch].tolist(), strict=True), begin
         ):
-            if unit != held or filled + length > task_samples or position - starts[-1] >= task_recordings:
+            if unit != held:
+                limits = large.get(unit, usual)
+            if unit != held or filled + length > limits[0] or position - starts[-1] >= limits[1]:
                 starts.append(position)
                 filled = 0
             held, filled = unit, filled + length
     return order, np.concatenate((np.arange(num_alone), np.array(starts, np.int64), [len(order)]))
+
+
+def _limits_of_large_units(
+    samples: NDArray[np.int64], units: NDArray[np.uint64], order: NDArray[np.int64], *limits: int
+) -> dict[int, tuple[int, int]]:
+    """Returns the limits (samples, recordings) of portions of units that would be more than `MAX_UNIT_TASKS` tasks."""
+    names, first, counts = np.unique(units[order], return_index=True, return_counts=True)
+    if not len(names):
+        return {}
+    totals = np.add.reduceat(samples[order], first)
+    sums = zip((totals, counts), limits, strict=True)
+    least = [np.maximum(-(-total // MAX_UNIT_TASKS), limit) for total, limit in sums]
+    found = np.flatnonzero((least[0] > limits[0]) | (least[1] > limits[1]))
+    return {int(names[i]): (int(least[0][i]), int(least[1][i])) for i in found}
 
 
 def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 Tick = tuple[float, str]  # (percent of the axis from its start, label)
 Point = tuple[float, float]
 
+MAX_LARGE_DOTS = 90  # points of a series; the dots of more would cover each other
 NUM_BINS = 24
 TEXT_COLOR, LINE_COLOR, GRID_COLOR = "#222222", "#1f6f8b", "#d8dfe2"  # of SVG files
 
@@ -147,7 +148,8 @@ def plot_series(
     for x, value, label, drifted in zip(at, values, labels, has_drifted, strict=True):
         if value is not None:
             words = f"{label}: {_plain(value, 2)}{', outside the limits' * drifted}"
-            shapes.append(_dot("drifted" if drifted else "dot", x, height(value), words))
+            plain = "dot" if len(labels) <= MAX_LARGE_DOTS else "dot small"
+            shapes.append(_dot("drifted" if drifted else plain, x, height(value), words))
     marks = _ticks(low, high, 4)
     digits = _num_decimals(marks[1] - marks[0]) if len(marks) > 1 else 1
     ticks = tuple((100 - height(tick), _plain(tick, digits)) for tick in marks)

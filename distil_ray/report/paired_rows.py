@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from distil_ray.config import ScoringConfig
 from distil_ray.errors import SettingsError
-from distil_ray.evaluation.statistics import FILTER_COLUMNS, LANGUAGE, SPEAKER
+from distil_ray.evaluation.statistics import LANGUAGE, SPEAKER
+from distil_ray.evaluation.statistics_index import FILTER_COLUMNS
 from distil_ray.evaluation.summary import UNKNOWN
 from distil_ray.evaluation.wer import bootstrap_interval, pooled_rate
 from distil_ray.output.ledger import TRANSCRIPTS, Keys, id_keys, list_data_files

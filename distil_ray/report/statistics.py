@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distil_ray.evaluation.statistics import FILTER_COLUMNS
+from distil_ray.evaluation.statistics_index import FILTER_COLUMNS
 from distil_ray.output.reader import open_transcripts
 from distil_ray.recognition.quality_flags import UNRELIABLE_TEXT_FLAGS, UNTRANSCRIBED_SPEECH
 from distil_ray.report.chunk_boundaries import BoundaryProblem, find_boundary_problems

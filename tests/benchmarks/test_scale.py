@@ -11,7 +11,9 @@ from rich.console import Console
 
 from benchmarks.scale.command import SHAPES, measure_layout, measure_scale, name_request, predict_requests, price, solve
 from benchmarks.scale.counting import Kind, Traffic, key_of, kind_of
+from benchmarks.scale.large_shard import measure_shards
 from benchmarks.scale.memory_store import BUCKET, MemoryStore
+from benchmarks.scale.nights import measure_nights, nights_table
 from benchmarks.scale.proxy import Request
 from benchmarks.settings import ScaleSettings
 from distil_ray.config import StorageConfig
@@ -119,3 +121,23 @@ def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     # Two listings, and each block; or the index.
     assert [(one["rows"], one["requests"]) for one in written["ledgers"]] == [(300, 32), (3000, 3)]
     assert "| manifest | recording |" in (tmp_path / "scale.md").read_text()
+
+
+@pytest.mark.slow
+def test_nights_transcribe_what_is_new_and_changed() -> None:
+    settings = ScaleSettings(nights=4, night_new=6, night_changed=2, night_deleted=1, night_block_rows=3)
+    costs = measure_nights(settings)
+    assert [one.listed for one in costs] == [6, 11, 16, 21]
+    assert costs[0].recognized == 6
+    assert all(6 <= one.recognized <= 8 for one in costs[1:])
+    assert [one.folders for one in costs] == [1, 2, 3, 4]
+    assert all(one.requests["PUT"] for one in costs)
+    assert nights_table(costs, settings).row_count == 4
+
+
+@pytest.mark.slow
+def test_tasks_of_a_compressed_shard_read_it_from_its_beginning() -> None:
+    reads = {(one.is_compressed, one.num_tasks): one.times_read for one in measure_shards()}
+    assert reads[True, 1] == pytest.approx(1.0, abs=0.1)
+    assert reads[True, 16] > 8
+    assert reads[False, 16] == pytest.approx(reads[False, 1], abs=0.1)

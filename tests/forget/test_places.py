@@ -12,7 +12,7 @@ from distil_ray.forget.request import Request
 from distil_ray.forget.run_folders import clear_groups, clear_messages
 from distil_ray.forget.selection import Names
 from distil_ray.forget.tree import list_outputs
-from distil_ray.output import ledger_index
+from distil_ray.output import block_index
 from distil_ray.output.forgotten import Forgotten, Remembered, rows_forgotten_since, source_key
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_index import IndexUpdate, drop_blocks, read_index
@@ -86,8 +86,8 @@ def test_a_speaker_whom_nobody_else_names_disappears_from_the_groups(tmp_path: P
 def test_the_index_of_the_ledger_loses_the_entries_of_changed_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_index, "MIN_BLOCKS", 1)
-    monkeypatch.setattr(ledger_index, "RACY_S", -10.0)
+    monkeypatch.setattr(block_index, "MIN_BLOCKS", 1)
+    monkeypatch.setattr(block_index, "RACY_S", -10.0)
     output, storage = str(tmp_path), Storage()
     write_transcripts(output, [transcript_row("a")], [transcript_row("b")])
     update = IndexUpdate()

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from hypothesis import strategies as st
 
 from benchmarks.scale.counting import CountingProxy, Kind
 from distil_ray.config import StorageConfig
+from distil_ray.output import block_index, ledger_index
 from distil_ray.output import ledger as ledger_module
-from distil_ray.output import ledger_index
+from distil_ray.output.block_index import GRACE_S
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.ledger_index import GRACE_S, INDEX_FOLDER, IndexUpdate
+from distil_ray.output.ledger_index import INDEX, IndexUpdate
 from distil_ray.schema import TRANSCRIPT
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
@@ -71,15 +73,15 @@ def run_ends(output: str) -> None:
 
 
 def index_files(output: str) -> list[Path]:
-    return sorted(Path(output, INDEX_FOLDER).glob("*.parquet"))
+    return sorted(Path(output, INDEX.folder).glob("*.parquet"))
 
 
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits at which few blocks are indexed, split and merged."""
-    monkeypatch.setattr(ledger_index, "MIN_BLOCKS", 1)
-    monkeypatch.setattr(ledger_index, "MAX_ROWS", 12)
-    monkeypatch.setattr(ledger_index, "MAX_SMALL", 2)
+    monkeypatch.setattr(block_index, "MIN_BLOCKS", 1)
+    monkeypatch.setattr(ledger_index, "INDEX", replace(INDEX, max_rows=12))
+    monkeypatch.setattr(block_index, "MAX_SMALL", 2)
 
 
 BLOCKS = st.tuples(st.integers(0, 5), st.integers(0, 10**6), st.integers(0, 9))
@@ -168,7 +170,7 @@ def _damage(output: str, kind: str, number: int) -> None:
         except (pa.ArrowException, OSError):
             return  # it was damaged before
         path.unlink()
-        path.with_name(ledger_index._name(sink.getvalue())).write_bytes(sink.getvalue())
+        path.with_name(block_index.content_name(sink.getvalue())).write_bytes(sink.getvalue())
 
 
 def test_an_indexed_block_is_not_read(small_limits: None, bucket: str, s3_environment: str) -> None:
@@ -192,7 +194,7 @@ def test_few_new_blocks_write_no_index(tmp_path: Path) -> None:
     for number in range(3):
         write_block(output, f"task-{number}.parquet", number, 2)
     run_ends(output)
-    assert not Path(output, INDEX_FOLDER).exists()
+    assert not Path(output, INDEX.folder).exists()
 
 
 def test_a_block_that_was_written_just_now_waits_for_the_next_run(small_limits: None, tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_a_block_that_was_written_just_now_waits_for_the_next_run(small_limits: 
 def test_small_files_are_merged_and_the_replaced_ones_removed_after_a_grace(
     small_limits: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ledger_index, "MAX_ROWS", 100)
+    monkeypatch.setattr(ledger_index, "INDEX", replace(INDEX, max_rows=100))
     output = str(tmp_path)
     for number in range(3):
         write_block(output, f"task-{number}.parquet", number, 2)

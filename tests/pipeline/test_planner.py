@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import FAILED, FINAL, KEY, RETRYABLE, Keys, Ledger, find_ids, id_keys, recording_keys
-from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
+from distil_ray.pipeline.planner import MAX_UNIT_TASKS, TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
@@ -198,14 +198,33 @@ def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int
     assert sorted(order.tolist()) == list(range(len(pairs)))
     tasks = [order[start:end] for start, end in pairwise(starts.tolist())]
     for task in tasks:
-        assert 1 <= len(task) <= most
-        assert len(task) == 1 or samples[task].sum() <= limit * SAMPLE_RATE
+        held = set(units[task].tolist())
+        alone = [np.flatnonzero(units == unit) for unit in held] if len(held) == 1 and 0 not in held else []
+        limits = [(-(-samples[own].sum() // MAX_UNIT_TASKS), -(-len(own) // MAX_UNIT_TASKS)) for own in alone]
+        samples_limit = max([limit * SAMPLE_RATE, *(one for one, _ in limits)])
+        assert 1 <= len(task) <= max([most, *(one for _, one in limits)])
+        assert len(task) == 1 or samples[task].sum() <= samples_limit
     for unit in set(units.tolist()) - {0}:
         members = np.flatnonzero(units == unit).tolist()
         if samples[members].sum() <= limit * SAMPLE_RATE and len(members) <= most:
             (task,) = (task.tolist() for task in tasks if unit in units[task])
             begin = task.index(members[0])
             assert task[begin : begin + len(members)] == members
+
+
+@pytest.mark.parametrize(("length_s", "most"), [(100, 50), (1, 3)])
+def test_a_large_unit_is_divided_among_few_tasks(length_s: int, most: int) -> None:
+    units = np.array([7] * 480 + [8] * 20 + [0] * 30, np.uint64)  # one of many tasks, one of few, loose recordings
+    samples = np.full(len(units), length_s * SAMPLE_RATE)
+    nothing = [None] * len(units)
+    keys = recording_keys(map(str, range(len(units))), nothing, nothing, [""] * len(units))
+    order, starts = pack_tasks(samples, keys, units, 500 * SAMPLE_RATE, most)
+    tasks = [order[start:end] for start, end in pairwise(starts.tolist())]
+    of_unit = [task for task in tasks if 7 in units[task]]
+    assert len(of_unit) == MAX_UNIT_TASKS
+    assert {len(task) for task in of_unit} == {30}
+    assert max(len(task) for task in tasks if 7 not in units[task]) <= most
+    assert max(samples[task].sum() for task in tasks if 7 not in units[task]) <= 500 * SAMPLE_RATE
 
 
 def test_what_is_tried_again_is_a_task_of_another_name_and_leaves_new_recordings_alone() -> None:

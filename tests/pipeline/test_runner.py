@@ -21,7 +21,7 @@ from distil_ray.cli.console import JsonConsole
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError, SettingsError
-from distil_ray.output import ledger, ledger_index
+from distil_ray.output import block_index, ledger
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import plan_report, ray_cluster, runner
@@ -480,8 +480,8 @@ def test_transcripts_can_be_read_with_common_tools(without_ray: None, settings: 
 def test_a_run_leaves_an_index_of_its_transcripts_and_the_next_one_reads_no_block(
     tmp_path: Path, settings: Settings, without_ray: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_index, "MIN_BLOCKS", 2)
-    monkeypatch.setattr(ledger_index, "RACY_S", -60.0)  # else blocks written just now wait for the next run
+    monkeypatch.setattr(block_index, "MIN_BLOCKS", 2)
+    monkeypatch.setattr(block_index, "RACY_S", -60.0)  # else blocks written just now wait for the next run
     for number in range(3):
         _write(tmp_path / "audio", f"{number}.wav", 1, number)
     config = settings("plan.task_recordings=1", "report.write=false")
