@@ -9,9 +9,10 @@ product with NaN would be NaN.
 On a CPU the cache takes what the rows need. The longest windows get the first slots, as chunks are decoded longest
 first, and consecutive slots with windows of about one length are a block with room for the longest of them: a step is
 one product for each block. Rows only move to slots before their own, and chunks that wait are not longer than those
-before them, so that both fit; what does not makes the blocks grow. The self-attention part grows with the texts, and
-both are allocated anew for each run. On a GPU nothing moves, as recorded steps (cuda_graphs.py) use fixed addresses:
-there is one block, for windows of any length, padded to whole lanes of positions.
+before them, so that both fit; what does not makes the blocks grow. The self-attention part grows with the texts. A run
+gets the memory of the run before it, unless it needs much less: on their first use, the system took up to 2 ms for each
+MB of huge pages, as long as 25 steps take to read them. On a GPU nothing moves, as recorded steps (cuda_graphs.py) use
+fixed addresses: there is one block, for windows of any length, padded to whole lanes of positions.
 """
 
 import mmap
@@ -28,6 +29,8 @@ LANES = 16  # float32 numbers that the widest vector units add at once
 BLOCK_SHARE = 0.75  # of the longest window of a block that its shortest has at least
 FIRST_POSITIONS = 64  # of a text that there is room for at first
 GROWTH = 1.5  # of that room, when texts get longer
+KEPT_SHARE = 0.5  # of the memory for windows that a run needs at least to keep it
+KEPT_POSITIONS = 144  # of a text, the room that is kept for the next run
 HUGE_PAGE_BYTES = 4 * 2**20  # from this size on, pages of 2 MiB lose little and are read faster
 
 
@@ -96,6 +99,7 @@ class KVCache:
         self._dtype, self._device = dtype, device
         self.is_static = device.type != "cpu"
         encoder_positions = round_up_to_lanes(encoder_positions) if self.is_static else encoder_positions
+        self._window_memory: Tensor | None = None  # of the blocks, on a CPU
         self.slots, self.max_positions = slots, positions
         self.encoder_lengths = torch.zeros(slots, dtype=torch.long, device=device)
         self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)
@@ -103,18 +107,19 @@ class KVCache:
         self.blocks = self._new_blocks([encoder_positions] * slots) if self.is_static else []
 
     def lay_out(self, encoder_positions: Sequence[int]) -> None:
-        """Prepares for windows with these numbers of encoder positions, in any order. What the cache held is lost.
+        """Prepares for windows with these numbers of encoder positions, in any order. What the cache holds is lost.
 
         There may be more of them than slots. Does nothing on a GPU.
         """
         if self.is_static:
             return
-        self.self_kv = []
+        if self.self_kv and self.self_kv[0].shape[3] > KEPT_POSITIONS:
+            self.self_kv = []
         largest = self.cross_mask.shape[1]
         longest = sorted((round_up_to_lanes(each, largest) for each in encoder_positions), reverse=True)[: self.slots]
         plan = plan_blocks(longest)
         if [(block.stop - block.first, block.positions) for block in self.blocks] != plan:
-            self.blocks = []  # before the new ones are allocated
+            self.blocks = []  # the new ones may get their memory
             self.blocks = self._new_blocks(longest)
 
     def reserve_texts(self, positions: int) -> None:
@@ -141,6 +146,7 @@ class KVCache:
         needed = round_up_to_lanes(encoder_positions, self.cross_mask.shape[1])
         held = [block.positions for block in self.blocks for _ in range(block.first, block.stop)]
         held += [0] * (slot + 1 - len(held))
+        self._window_memory = None  # still in use by the old blocks
         old, self.blocks = (
             self.blocks,
             self._new_blocks([max(each, needed) for each in held[: slot + 1]] + held[slot + 1 :]),
@@ -204,15 +210,30 @@ class KVCache:
 
     def _new_blocks(self, encoder_positions: Sequence[int]) -> list[CrossBlock]:
         """Returns blocks for slots with so many encoder positions, in whole lanes, the longest first."""
+        plan = plan_blocks(encoder_positions)
+        if not plan:
+            return []
+        numbers = self._layers * self._heads * self._head_size  # of a position of a slot, for the keys
+        memory = self._reserve_windows(sum(2 * numbers * rows * positions for rows, positions in plan))
         blocks: list[CrossBlock] = []
-        first = 0
-        for rows, positions in plan_blocks(encoder_positions):
+        first = begin = 0
+        for rows, positions in plan:
+            size = numbers * rows * positions
             shape = (self._layers, rows, self._heads)
-            keys = _zeros((*shape, self._head_size, positions), self._dtype, self._device)
-            values = _zeros((*shape, positions, self._head_size), self._dtype, self._device)
+            keys = memory[begin : begin + size].view(*shape, self._head_size, positions)
+            values = memory[begin + size : begin + 2 * size].view(*shape, positions, self._head_size)
             blocks.append(CrossBlock(first, keys, values))
-            first += rows
+            first, begin = first + rows, begin + 2 * size
         return blocks
+
+    def _reserve_windows(self, size: int) -> Tensor:
+        """Returns memory for `size` numbers: zeros or older values, shape (size or more,)."""
+        held = self._window_memory
+        if held is None or not KEPT_SHARE * len(held) <= size <= len(held):
+            self._window_memory = held = None  # before the new one is allocated
+            held = _zeros((size,), self._dtype, self._device)
+            self._window_memory = held
+        return held
 
 
 def plan_blocks(encoder_positions: Sequence[int]) -> list[tuple[int, int]]:

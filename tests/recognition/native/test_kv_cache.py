@@ -52,8 +52,19 @@ def test_the_cache_takes_what_its_windows_and_texts_need() -> None:
         block.values.fill_(1.0)
     assert [(block.first, block.stop, block.positions) for block in cache.blocks] == [(0, 1, 1008), (1, 3, 256)]
     assert resident_mb() - before < 70
+    del block
     cache.lay_out([100])
     assert resident_mb() - before < 20, "the memory of the run before is returned"
+
+
+def test_a_run_that_needs_about_as_much_gets_the_memory_of_the_run_before() -> None:
+    cache = small_cache()
+    sizes = []
+    for lengths in ([64, 32, 16], [64, 32], [], [16, 16], [64, 32, 16]):
+        cache.lay_out(lengths)
+        sizes += [block.keys.untyped_storage().nbytes() for block in cache.blocks[:1]]
+    needed = 2 * 2 * 2 * 4 * 4  # bytes of a position of a slot: two layers, keys and values, two heads of four numbers
+    assert sizes == [each * needed for each in (64 + 32 + 16, 64 + 32 + 16, 16 + 16, 64 + 32 + 16)]
 
 
 @given(st.lists(st.integers(1, 100), max_size=12))
