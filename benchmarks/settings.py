@@ -229,6 +229,15 @@ class PassesSettings:
     report: str = option(".bench/reports", "folder for passes.json")
 
 
+# Methods of the native recognizer that are off by default, the first ones measured first.
+GPU_METHODS = (
+    "model.encode_ahead=true",
+    "model.compile_encoder=true",
+    "model.dtype=float8 model.compile_encoder=true",
+    "model.dtype=float8",
+)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuSettings:
     """The GPU path compared with the limits of the chip, with other programs, and with the tokens of the CPU.
@@ -253,6 +262,8 @@ class GpuSettings:
         (256, 64, 128, 32, 512), "batch sizes of the native recognizer; phases are timed at the first"
     )
     baseline_batch_sizes: tuple[int, ...] = option((64, 128, 16, 32), "batch sizes of the other programs")
+    part_s: tuple[float, ...] = option((3600.0, 7200.0), "seconds of audio in a part, ascending, as plan.part_audio_s")
+    methods: tuple[str, ...] = option(GPU_METHODS, "settings to compare with the default, some of these")
     device: str = option("cuda", "cuda; cpu only to test the benchmark itself")
     dtype: str = option("bfloat16", "bfloat16, float16 or float32")
     budget_s: float = option(540.0, "time budget in seconds; what does not fit is left out, the least important first")

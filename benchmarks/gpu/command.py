@@ -22,10 +22,11 @@ from rich.console import Console
 from benchmarks import machine
 from benchmarks.comparison.interleave import ROOT
 from benchmarks.gpu.findings import find_conclusions
+from benchmarks.gpu.methods import OPTIONS
 from benchmarks.gpu.report import Report, describe_record, make_tables
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.worker import Job
-from benchmarks.settings import GpuSettings
+from benchmarks.settings import GPU_METHODS, GpuSettings
 from distil_ray.errors import ExitCode, SettingsError
 
 WORKER = [sys.executable, "-m", "benchmarks.gpu.worker"]
@@ -89,16 +90,22 @@ def plan_jobs(settings: GpuSettings) -> Iterator[Job]:
     chunks: Found = {"chunk_s": settings.chunk_s, "tokens": round(settings.chunk_s * settings.tokens_per_s)}
     native: Found = {"windows": ("gated", "full"), "batch_sizes": settings.batch_sizes}
     baselines: Found = {"batch_sizes": settings.baseline_batch_sizes}
+    methods: Found = {"batch_sizes": settings.batch_sizes[:1], "methods": settings.methods}
     shapes, models = list(settings.shapes), list(settings.models) if settings.speech else []
     yield Job("limits", "", 60, **place)
     for shape in shapes[:1]:
         yield Job("native", shape, 100, **place, **chunks, **native)
     for model in models:
         yield Job("exact", model, 90, **place, **speech, batch_sizes=settings.batch_sizes)
+    for shape in shapes[:1]:
+        yield Job("methods", shape, 150, **place, **chunks, **methods)
     for shape in shapes[1:]:
         yield Job("native", shape, 90, **place, **chunks, **native)
     for model in models[:1]:
         yield Job("native", model, 60, **place, **speech, **native)
+    for model in models[:1]:
+        yield Job("methods", model, 120, **place, **speech, **methods)
+        yield Job("parts", model, 45, **place, **speech, batch_sizes=settings.batch_sizes[:1], part_s=settings.part_s)
     for shape in shapes[:1]:
         yield Job("generate", shape, 120, **place, **chunks, **baselines)
     for model in models[:1]:
@@ -154,6 +161,8 @@ def _check(settings: GpuSettings) -> None:
     check_device(settings.device)
     if unknown := set(settings.shapes) - set(SHAPES):
         raise SettingsError(f"shapes={','.join(sorted(unknown))}: known are {', '.join(SHAPES)}")
+    if unknown := {word for method in settings.methods for word in method.split()} - set(OPTIONS):
+        raise SettingsError(f"methods={','.join(sorted(unknown))}: known are {', '.join(GPU_METHODS)}")
     for model in settings.models:
         if not (Path(model) / "config.json").is_file():
             raise SettingsError(f"models={model}: no model folder (config.json is missing)")

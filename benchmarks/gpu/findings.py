@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from benchmarks.gpu.methods import AHEAD, DEFAULT, FLOAT8
 from benchmarks.gpu.report import Report, shares
 
 Level = Literal["bad", "warn", "good"]
@@ -14,6 +15,7 @@ LOW_STEPS_SHARE = 0.4  # of the memory bandwidth of a copy
 MASK_COST = 1.5  # time of attention with a mask, divided by the time without
 WER_TOLERANCE = 0.001
 NEAR_BEST = 0.97  # a smaller batch is preferred if it reaches this share of the highest RTFx
+WORTH_IT = 1.03  # speed beside the default from which a method is recommended
 MISSING_PACKAGE = "No module named"
 SWITCHED_OFF = ("plain products", "CUDA graphs: off", "switched off", "out of memory")  # in warnings of recognizers
 
@@ -42,6 +44,8 @@ def find_conclusions(report: Report) -> list[Finding]:
         *_speeds(report),
         *_phases(report),
         *_attention(report),
+        *_compared_methods(report),
+        *_parts(report),
         *_left_out(report),
     ]
     return sorted(found, key=lambda finding: ("bad", "warn", "good").index(finding.level))
@@ -161,6 +165,65 @@ def _attention(report: Report) -> Iterator[Finding]:
                 f"Attention over short windows takes {cost:.1f} times as long with its mask as without.",
                 "Compare chunking.window=full: it uses no mask.",
             )
+
+
+def _compared_methods(report: Report) -> Iterator[Finding]:
+    """The methods that are off by default, each beside the default of the same model."""
+    compared = [each for each in report.found if each.get("measure") == "method"]
+    defaults = {each["model"]: each for each in compared if each["method"] == DEFAULT and "rtfx" in each}
+    for each in compared:
+        if each["method"] == DEFAULT:
+            continue
+        where, default = f"{each['model']}, {each['method']}", defaults.get(each["model"])
+        if default is None or "failed" in each:
+            reason = each.get("failed", "nor was the default")
+            yield Finding("warn", f"{where}: not measured ({reason}).", "Leave it off.")
+        elif each["refused"]:
+            yield Finding("warn", f"{where}: not used here ({'; '.join(each['refused'])}).", "Leave it off.")
+        else:
+            yield _compare(where, each, default)
+
+
+def _compare(where: str, found: dict[str, Any], default: dict[str, Any]) -> Finding:
+    """Returns the conclusion about one method."""
+    ratio = found["rtfx"] / default["rtfx"]
+    text = (
+        f"{where}: {ratio:.2f} times as fast as without (RTFx {found['rtfx']:,.0f} instead of {default['rtfx']:,.0f}),"
+        f" {found['load_s'] - default['load_s']:+.0f} s to load"
+    )
+    wer = 0.0
+    if "wer" in found and "wer" in default:  # tokens of random weights are nearly as likely as others
+        wer = found["wer"] - default["wer"]
+        text += (
+            f"; {found['differing']} of {found['chunks']} chunks have other tokens, WER is {100 * found['wer']:.2f} %"
+            f" instead of {100 * default['wer']:.2f} %"
+        )
+    if found["differing"] and found["method"].startswith(AHEAD):
+        return Finding("warn", f"{text}.", "It must not change tokens: leave it off, and attach gpu.json to an issue.")
+    if ratio < WORTH_IT:
+        return Finding("good", f"{text}.", "Leave it off.")
+    if wer > WER_TOLERANCE:
+        return Finding("warn", f"{text}.", "Leave it off, unless more clips (num_clips=…) show that its WER is as low.")
+    if FLOAT8 in found["method"]:
+        return Finding("good", f"{text}.", "Turn it on if the WER of your checkpoint on your speech is as low.")
+    return Finding("good", f"{text}.", "Turn it on where a run is much longer than loading.")
+
+
+def _parts(report: Report) -> Iterator[Finding]:
+    """The speed that is lost at the ends of parts."""
+    parts = [each for each in report.found if each.get("measure") == "part"]
+    if len(parts) < 2:
+        return
+    *shorter, longest = parts
+    for each in shorter:
+        share = each["rtfx"] / longest["rtfx"]
+        advice = "Set plan.part_audio_s and plan.task_audio_s to more." if share < 1 / WORTH_IT else ""
+        yield Finding(
+            "good",
+            f"{each['model']}: parts of {each['part_s']:.0f} s reach {100 * share:.0f} % of the speed of one part of"
+            f" {longest['part_s']:.0f} s ({each['steps']} steps instead of {longest['steps']}).",
+            advice,
+        )
 
 
 def _left_out(report: Report) -> Iterator[Finding]:

@@ -40,6 +40,10 @@ class MeasuredRecognizer(NativeRecognizer):
         """Chunks that are decoded together: fewer than requested if memory ran out."""
         return self._slots if self._cache is None else self._cache.slots
 
+    @property
+    def encodes_ahead(self) -> bool:
+        return self._parts.side_stream is not None
+
     def choose(self, window: str, batch_size: int) -> None:
         """Sets the window and the batch size."""
         self._options = replace(self._options, window=window, batch_size=batch_size)
@@ -93,12 +97,12 @@ def _speed(
     recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], window: str, batch_size: int, with_phases: bool
 ) -> dict[str, Any]:
     device = torch.device(recognizer.device.partition(" ")[0])
-    seconds, _ = _timed(recognizer, repeat_chunks(chunks, WARM_UP_BATCHES * batch_size), device)
+    seconds, _ = timed(recognizer, repeat_chunks(chunks, WARM_UP_BATCHES * batch_size), device)
     batches = min(MOST_BATCHES, max(WARM_UP_BATCHES, round(TIMED_S * WARM_UP_BATCHES / seconds)))
     heard = repeat_chunks(chunks, batches * batch_size)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    seconds, found = _timed(recognizer, heard, device)
+    seconds, found = timed(recognizer, heard, device)
     audio_s = sum(map(len, heard)) / SAMPLE_RATE
     tokens = sum(len(each.tokens) for each in found)
     result: dict[str, Any] = {
@@ -126,12 +130,12 @@ def _phases(recognizer: MeasuredRecognizer, chunks: Sequence[PCM16], device: tor
     """
     phases = Phases(device)
     with phases.watching():
-        seconds, _ = _timed(recognizer, chunks, device)
+        seconds, _ = timed(recognizer, chunks, device)
     found = phases.seconds()
     return {**found, "rest": seconds - sum(found.values()), "all": seconds}
 
 
-def _timed(
+def timed(
     recognizer: NativeRecognizer, chunks: Sequence[PCM16], device: torch.device
 ) -> tuple[float, list[Hypothesis]]:
     """Returns wall-clock seconds from samples to texts, and the hypotheses."""

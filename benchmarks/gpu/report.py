@@ -74,6 +74,11 @@ def describe_record(record: dict[str, Any]) -> str | None:
     if kind == "speed":
         name = f"{record['engine']}, {record['window']} windows, {_batch(record)} chunks together"
         return f"{name}: {record['failed']}" if "failed" in record else f"{name}: RTFx {record['rtfx']:,.1f}"
+    if kind == "method":
+        result = record["failed"] if "failed" in record else f"RTFx {record['rtfx']:,.1f}"
+        return f"{record['method']}: {result}"
+    if kind == "part":
+        return f"parts of {record['part_s']:.0f} s: RTFx {record['rtfx']:,.1f}, {record['steps']} steps"
     if kind == "tokens":
         return f"{record['window']} windows: {record['differing']} of {record['chunks']} chunks differ from the CPU"
     if kind == "errors":
@@ -102,6 +107,7 @@ def make_tables(report: Report) -> Iterator[Table]:
         )
     yield grid
     yield _phases(report)
+    yield _methods(report)
     words = Table("measurement", "result", title="Other measurements")
     for each in report.found:
         if each.get("measure") == "tokens":
@@ -114,6 +120,25 @@ def make_tables(report: Report) -> Iterator[Table]:
     for each in report.left_out:
         words.add_row(f"left out: {each['job']}", each["reason"])
     yield words
+
+
+def _methods(report: Report) -> Table:
+    """Returns the table of the methods that are off by default, and of parts of several lengths."""
+    grid = Table("model", "settings", title="Beside the default, in short windows")
+    for heading in ("batch", "RTFx", "load, s", "other tokens", "WER, %"):
+        grid.add_column(heading, justify="right")
+    for each in report.found:
+        batch = str(each.get("batch_size"))
+        if each.get("measure") == "method" and "rtfx" in each:
+            name = f"{each['method']} (not used)" if each["refused"] else each["method"]
+            wer = f"{100 * each['wer']:.2f}" if "wer" in each else ""
+            differing = f"{each['differing']} of {each['chunks']}"
+            grid.add_row(each["model"], name, batch, f"{each['rtfx']:,.0f}", f"{each['load_s']:.0f}", differing, wer)
+        if each.get("measure") == "part":
+            unused = f"{100 * each['unused']:.0f} % of slots unused"
+            name = f"parts of {each['part_s']:.0f} s: {each['steps']} steps, {unused}"
+            grid.add_row(each["model"], name, batch, f"{each['rtfx']:,.0f}", "", "", "")
+    return grid
 
 
 def _phases(report: Report) -> Table:

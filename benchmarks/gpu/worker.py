@@ -5,7 +5,7 @@ Reads a `Job` as JSON from stdin and prints measurements as JSON lines as soon a
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,11 +15,12 @@ import torch
 
 from benchmarks.gpu import baselines
 from benchmarks.gpu.limits import measure_limits
+from benchmarks.gpu.methods import measure_methods, measure_parts
 from benchmarks.gpu.native import compare_with_cpu, measure_error_rates, measure_speeds
 from benchmarks.gpu.shapes import SHAPES, read_shape, write_random_checkpoint
-from benchmarks.gpu.speech import PCM16, make_noise, read_clips
+from benchmarks.gpu.speech import Clip, make_noise, read_clips
 
-KINDS = ("limits", "exact", "native", "generate", "ctranslate2")
+KINDS = ("limits", "exact", "native", "methods", "parts", "generate", "ctranslate2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class Job:
         model: A name of `SHAPES`, or a model folder.
         limit_s: Time limit in seconds.
         tokens: Tokens to generate per chunk, for a shape.
+        part_s: Seconds of audio in a part, ascending.
+        methods: Settings to compare with the default.
     """
 
     kind: str
@@ -44,6 +47,8 @@ class Job:
     tokens: int = 0
     windows: tuple[str, ...] = ()
     batch_sizes: tuple[int, ...] = ()
+    part_s: tuple[float, ...] = ()
+    methods: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -60,7 +65,7 @@ class Job:
     @classmethod
     def from_json(cls, text: str) -> Self:
         fields = json.loads(text)
-        return cls(**fields | {name: tuple(fields[name]) for name in ("windows", "batch_sizes")})
+        return cls(**fields | {name: tuple(fields[name]) for name in ("windows", "batch_sizes", "part_s", "methods")})
 
 
 def run_job(job: Job) -> Iterator[dict[str, Any]]:
@@ -86,9 +91,17 @@ def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
         dtypes = ("float32", "bfloat16", "float16") if job.device == "cuda" else ("float32",)
         yield from measure_error_rates(model, clips, job.device, dtypes, job.batch_sizes[0])
         return
-    chunks = _chunks(job)
+    clips = _clips(job)
+    chunks = [clip.pcm for clip in clips]
     tokens = job.tokens if job.is_random else None
     place: dict[str, Any] = {"device": job.device, "dtype": job.dtype}
+    if job.kind == "methods":
+        more: dict[str, Any] = {"methods": job.methods, "batch_size": job.batch_sizes[0]}
+        yield from measure_methods(model, clips, tokens=tokens, **more, **place)
+        return
+    if job.kind == "parts":
+        yield from measure_parts(model, clips, batch_size=job.batch_sizes[0], part_s=job.part_s, **place)
+        return
     if job.kind == "native":
         ways: dict[str, Any] = {"windows": job.windows, "batch_sizes": job.batch_sizes}
         yield from measure_speeds(model, chunks, tokens=tokens, **place, **ways)
@@ -98,10 +111,10 @@ def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
         yield from baselines.measure_ctranslate2(model, chunks, batch_sizes=job.batch_sizes, **place)
 
 
-def _chunks(job: Job) -> Sequence[PCM16]:
+def _clips(job: Job) -> list[Clip]:
     if job.is_random:
-        return make_noise(job.batch_sizes[0], job.chunk_s)
-    return [clip.pcm for clip in read_clips(job.speech, job.num_clips)]
+        return [Clip(pcm, None) for pcm in make_noise(job.batch_sizes[0], job.chunk_s)]
+    return read_clips(job.speech, job.num_clips)
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ class Recognizer:
             model: ``model.name``: a name on the Hugging Face hub, a local folder, or a packaged checkpoint.
             recognizer: ``model.recognizer``: ``native`` (the default), ``transformers``, or an import path.
             device: ``model.device``: ``auto`` (a GPU if this process has one), ``cpu`` or ``cuda``.
-            dtype: ``model.dtype``: ``auto``, ``float32``, ``bfloat16``, ``float16`` or ``int8``.
+            dtype: ``model.dtype``: ``auto``, ``float32``, ``bfloat16``, ``float16``, ``int8`` or ``float8``.
             assistant: ``model.assistant``: a checkpoint that drafts for `model`.
             timestamps: ``decoding.timestamps``: ``none``, ``segment`` or ``word``.
             config: Settings to start from: a `Config`, a YAML file or the name of a shipped one, or nested settings.

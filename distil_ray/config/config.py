@@ -82,6 +82,21 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_gpu_methods(self) -> Self:
+        model = self.model
+        for setting, is_set in (
+            ("model.dtype=float8", model.dtype == "float8"),
+            ("model.compile_encoder=true", model.compile_encoder),
+            ("model.encode_ahead=true", model.encode_ahead),
+        ):
+            if is_set and self.resources.gpus_per_actor == 0:
+                raise ValueError(f"{setting} is for GPUs (resources.gpus_per_actor >= 1). Leave it out on a CPU")
+        if (model.dtype == "float8" or model.compile_encoder) and model.attention not in ("auto", "sdpa"):
+            setting = "model.dtype=float8" if model.dtype == "float8" else "model.compile_encoder=true"
+            raise ValueError(f"{setting} does not support model.attention={model.attention}. Set it to auto or sdpa")
+        return self
+
+    @model_validator(mode="after")
     def _check_assistant(self) -> Self:
         if self.decoding.speculative == "on" and self.model.assistant is None and self.assistant.uri is None:
             raise ValueError(

@@ -39,12 +39,13 @@ class ModelConfig(Section):
         + "; ".join(f"{name}: {text}" for name, text in RECOGNIZERS.describe().items())
         + "; or the import path of another recognizer, my_package.module:MyRecognizer.",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8", "float8"] = Field(
         "auto",
         description="Data type of weights and activations. auto: bfloat16 or float16 on GPUs, bfloat16 on CPUs with"
         " AMX, otherwise float32. int8: 8-bit matrix products on x86-64 CPUs, with the native recognizer only; weights"
-        " have 7 bits (int8_w7) on CPUs without VNNI, and CPUs without AVX2 compute in float32. The column dtype names"
-        " what was used.",
+        " have 7 bits (int8_w7) on CPUs without VNNI, and CPUs without AVX2 compute in float32. float8: 8-bit floating-"
+        "point products in the encoder and the vocabulary, on GPUs of CUDA capability 8.9 or later, with the native"
+        " recognizer only. The column dtype names what was used.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto",
@@ -60,6 +61,16 @@ class ModelConfig(Section):
         description="On a GPU, decode a built-in signal with and without the attention kernel and recorded steps (CUDA"
         " graphs) when a recognizer is loaded; what does not agree is switched off, with a warning (native recognizer"
         " only).",
+    )
+    compile_encoder: bool = Field(
+        False,
+        description="On a GPU, compile the encoder's layers with torch.compile when a recognizer is loaded, which takes"
+        " a minute or more (native recognizer only). Transcripts are the same up to rounding.",
+    )
+    encode_ahead: bool = Field(
+        False,
+        description="On a GPU, encode the next chunks on a CUDA stream of their own while the steps of these run"
+        " (native recognizer only). It has an effect where a part has more chunks than decoding.batch_size.",
     )
     cache_dir: str | None = Field(
         None,

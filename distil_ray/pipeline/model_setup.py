@@ -236,6 +236,10 @@ def _requirements(config: Config) -> list[tuple[str, Any, IsCapable, str]]:
             "none",
         ),
     ]
+    if model.compile_encoder:
+        found.append(("model.compile_encoder", "true", lambda each: each.compile_encoder, "false"))
+    if model.encode_ahead:
+        found.append(("model.encode_ahead", "true", lambda each: each.encode_ahead, "false"))
     if model.assistant is not None:
         found.append(("model.assistant", model.assistant, lambda each: each.speculative, "null"))
     if config.assistant.uri is not None:

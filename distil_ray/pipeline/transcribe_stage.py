@@ -231,6 +231,8 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         threads=recognizer_threads(config.resources),
         batch_size=None if config.decoding.batch_size == "auto" else config.decoding.batch_size,
         self_check=config.model.self_check,
+        compile_encoder=config.model.compile_encoder,
+        encode_ahead=config.model.encode_ahead,
         task=config.decoding.task,
         timestamps=config.decoding.timestamps,
         max_new_tokens=config.decoding.max_new_tokens,

@@ -41,11 +41,13 @@ class RecognizerOptions:
 
     # computing
     device: str = "cpu"  # cpu | cuda
-    dtype: str = "auto"  # auto | float32 | bfloat16 | float16 | int8
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16 | int8 | float8
     attention: str = "auto"  # auto | flash_attention_2 | sdpa | eager
     threads: int = 1  # CPU threads
     batch_size: int | None = None  # chunks decoded at once; None: chosen by the recognizer
     self_check: bool = True  # on a GPU: compare the fast methods of decoding with the plain one before the first chunk
+    compile_encoder: bool = False  # on a GPU: by torch.compile
+    encode_ahead: bool = False  # on a GPU: encode the next chunks beside the steps of these, on a stream of their own
     # decoding
     task: str = "transcribe"  # transcribe | translate
     timestamps: str = "none"  # none | segment | word (includes segments)
@@ -110,7 +112,7 @@ class Recognizer(Protocol):
     Attributes:
         capabilities: Class attribute: which settings the recognizer supports.
         device: Where it runs, for people: "cpu" or "cuda:0 (NVIDIA H200)".
-        dtype: What it computes in, for the output: "float32", "bfloat16", "float16", "int8", "int8_w7" …
+        dtype: What it computes in, for the output: "float32", "bfloat16", "float16", "int8", "int8_w7", "float8" …
         languages: Codes of the languages that it knows; ("en",) for an English-only model.
         warnings: What was decided automatically, each with its reason. The tuple may grow between calls; every entry is
             logged once per actor.

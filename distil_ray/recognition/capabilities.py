@@ -57,6 +57,8 @@ class RecognizerCapabilities:
             ``max_initial_timestamp_s``.
         prefix: It follows ``decoding.prefix``.
         drops_hallucinations: It follows ``decoding.hallucination_silence_threshold_s``.
+        compile_encoder: It follows ``model.compile_encoder``.
+        encode_ahead: It follows ``model.encode_ahead``.
         gpu: It can run on a GPU.
     """
 
@@ -84,6 +86,8 @@ class RecognizerCapabilities:
     token_controls: bool = False
     prefix: bool = False
     drops_hallucinations: bool = False
+    compile_encoder: bool = False
+    encode_ahead: bool = False
     gpu: bool = True
 
     def __post_init__(self) -> None:
@@ -123,13 +127,15 @@ NATIVE = RecognizerSpec(
         best_of=True,
         speculative=True,
         gated_windows=True,
-        dtypes=("auto", "float32", "bfloat16", "float16", "int8"),
+        dtypes=("auto", "float32", "bfloat16", "float16", "int8", "float8"),
         attention=("auto", "flash_attention_2", "sdpa", "eager"),
         batch_size=True,
         max_new_tokens=True,
         token_controls=True,
         prefix=True,
         drops_hallucinations=True,
+        compile_encoder=True,
+        encode_ahead=True,
     ),
 )
 TRANSFORMERS = RecognizerSpec(

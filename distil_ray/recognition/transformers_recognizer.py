@@ -31,7 +31,7 @@ from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.recognition.transformers_long_form import generate_windows
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, TokenAlignment
 from distil_ray.whisper.features import HOP, MAX_FRAMES, MAX_SAMPLES, SAMPLES_PER_POSITION
-from distil_ray.whisper.model import load_model, resolve_device, resolve_dtype
+from distil_ray.whisper.model import EIGHT_BITS, load_model, resolve_device, resolve_dtype
 from distil_ray.whisper.tokenizer import Tokens
 
 CPU_BATCH_SIZE = 16  # chunks; larger batches are not faster because of cache misses (measured with whisper-base)
@@ -66,8 +66,8 @@ class TransformersRecognizer:
                 f"decoding.num_beams={options.num_beams} is not supported by model.recognizer=transformers with"
                 " chunking.strategy=sequential; set 1"
             )
-        if options.dtype == "int8":
-            raise ValueError("model.dtype=int8 is not supported by model.recognizer=transformers")
+        if options.dtype in EIGHT_BITS:
+            raise ValueError(f"model.dtype={options.dtype} is not supported by model.recognizer=transformers")
         attention, attention_reason = _attention_for_generate(options)
         self._model = load_model(
             folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads

@@ -26,6 +26,8 @@ SUPPRESSED_LOG_MESSAGES = (
     "The attention mask is not set",
     "Passing `generation_config` together with generation-related arguments",
 )
+EIGHT_BITS = ("int8", "float8")  # values of `model.dtype` for linear layers; everything else has a wider type
+FLOAT8_CAPABILITY = (8, 9)  # CUDA capability (Ada) of 8-bit floating-point products
 FLASH_ATTENTION_CAPABILITY = 8  # major CUDA capability (Ampere) that FlashAttention-2 and bfloat16 products need
 
 
@@ -41,6 +43,8 @@ class LoadedModel:
         attention: Attention implementation, as transformers names it.
         warnings: Automatic choices with their reasons.
         int8: How the linear layers, which are float32 here, are to be run in 8-bit arithmetic; None: they are not.
+        is_float8: Those of the encoder and the vocabulary, which are bfloat16 here, are to be run in 8-bit
+            floating-point arithmetic.
     """
 
     module: Any
@@ -49,6 +53,7 @@ class LoadedModel:
     attention: str
     warnings: tuple[str, ...]
     int8: Int8Products | None = None
+    is_float8: bool = False
 
     @property
     def device_name(self) -> str:
@@ -59,7 +64,9 @@ class LoadedModel:
 
     @property
     def dtype_name(self) -> str:
-        """ "float32", "bfloat16", "float16", "int8" or "int8_w7" (`Int8Products`)."""
+        """ "float32", "bfloat16", "float16", "int8", "int8_w7" (`Int8Products`) or "float8"."""
+        if self.is_float8:
+            return "float8"
         return str(self.dtype).removeprefix("torch.") if self.int8 is None else self.int8.dtype
 
 
@@ -71,7 +78,7 @@ def load_model(
     Args:
         folder: The model folder.
         device: cpu or cuda.
-        dtype: auto, float32, bfloat16, float16 or int8.
+        dtype: auto, float32, bfloat16, float16, int8 or float8.
         attention: auto, flash_attention_2, sdpa or eager.
         threads: CPU threads of this process.
 
@@ -119,11 +126,11 @@ def _choose(device: str, dtype: str, attention: str, threads: int) -> LoadedMode
     # each, and speech has hundreds of them. Flash and memory-efficient attention accept any shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     implementation, attention_reason = resolve_attention(attention, torch_device, torch_dtype)
-    if dtype == "int8" and implementation != "sdpa":
-        raise RuntimeError(f"model.dtype=int8 needs model.attention=auto or sdpa; found {attention}")
+    if dtype in EIGHT_BITS and implementation != "sdpa":
+        raise RuntimeError(f"model.dtype={dtype} needs model.attention=auto or sdpa; found {attention}")
     int8, int8_reason = _choose_int8() if dtype == "int8" else (None, None)
     warnings = tuple(reason for reason in (dtype_reason, int8_reason, attention_reason) if reason)
-    return LoadedModel(None, torch_device, torch_dtype, implementation, warnings, int8)
+    return LoadedModel(None, torch_device, torch_dtype, implementation, warnings, int8, dtype == "float8")
 
 
 def resolve_device(device: str) -> torch.device:
@@ -146,7 +153,7 @@ def resolve_device(device: str) -> torch.device:
 def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | None]:
     """Returns the torch dtype of a setting on a device, and the reason if it was chosen automatically.
 
-    For int8 it is float32, the dtype of everything but the linear layers.
+    For int8 it is float32, for float8 bfloat16: the dtype of everything but the linear layers.
 
     Raises:
         RuntimeError: The device does not support the dtype.
@@ -157,10 +164,12 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
         if device.type != "cpu":
             raise RuntimeError("model.dtype=int8 is for CPUs; set auto, bfloat16 or float16 on a GPU")
         return torch.float32, None
+    if dtype == "float8":
+        return _base_dtype_for_float8(device)
     if dtype != "auto":
         named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
         if dtype not in named:
-            raise RuntimeError(f"model.dtype={dtype}: must be auto, float32, bfloat16, float16 or int8")
+            raise RuntimeError(f"model.dtype={dtype}: must be auto, float32, bfloat16, float16, int8 or float8")
         return named[dtype], None
     if device.type == "cuda":
         if _is_ampere(device):
@@ -176,6 +185,19 @@ def _choose_int8() -> tuple[Int8Products | None, str | None]:
     products, reason = choose_int8_products()
     problem = None if products is None else find_problem(products)
     return (products, reason) if problem is None else (None, f"model.dtype=int8: float32 instead, because {problem}")
+
+
+def _base_dtype_for_float8(device: torch.device) -> tuple[torch.dtype, str | None]:
+    if device.type == "cpu":
+        return torch.bfloat16, "model.dtype=float8 on a CPU: only to try it out, as it is slower than float32 there"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < FLOAT8_CAPABILITY:
+        needed, found = (".".join(map(str, each)) for each in (FLOAT8_CAPABILITY, capability))
+        raise RuntimeError(
+            f"model.dtype=float8 needs a GPU of CUDA capability {needed} (Ada, Hopper) or later;"
+            f" {torch.cuda.get_device_name(device)} has {found}. Set auto or bfloat16"
+        )
+    return torch.bfloat16, None
 
 
 def resolve_attention(attention: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str | None]:

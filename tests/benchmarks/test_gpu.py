@@ -24,7 +24,7 @@ from benchmarks.gpu import baselines, command, limits, native
 from benchmarks.gpu.check import check_gpu, render_page
 from benchmarks.gpu.command import measure_gpu, plan_jobs, run_in_subprocess
 from benchmarks.gpu.findings import find_conclusions
-from benchmarks.gpu.report import Report, ratios, shares
+from benchmarks.gpu.report import Report, make_tables, ratios, shares
 from benchmarks.gpu.shapes import SHAPES, ModelShape
 from benchmarks.gpu.speech import count_word_errors, normalize_words, read_clips
 from benchmarks.gpu.work import Workload, decoder_weights, encoder_operations, minimum_work
@@ -38,6 +38,7 @@ from tests.support.clips import load_samples, manifest_rows
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ModelShape(128, 2, 2, num_mel_bins=80, vocab_size=300)
 ON_A_CPU = ["device=cpu", "dtype=float32", "shapes=tiny-shape", "batch_sizes=1", "baseline_batch_sizes=1"]
+ON_A_CPU += ["methods=model.encode_ahead=true,model.dtype=float8"]  # compiling takes a minute
 
 
 def write_wav(path: Path, seconds: float, rate: int = 16_000) -> None:
@@ -58,12 +59,12 @@ def test_every_measurement_gives_figures_on_a_cpu(
     monkeypatch.setattr(limits, "TRIES", 1)
     (clip,) = manifest_rows("cards-005")
     (tmp_path / "clips.jsonl").write_text(json.dumps(clip))
-    words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", f"speech={tmp_path / 'clips.jsonl'}"]
+    words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", "part_s=3,6", f"speech={tmp_path / 'clips.jsonl'}"]
     settings = parse_options(GpuSettings, [*words, f"models={whisper_tiny_en}", f"report={tmp_path}"])
     console = Console(file=io.StringIO())
 
     def here(job: Job) -> Iterator[dict[str, Any]]:
-        if job.kind in ("limits", "exact") or job.is_random:
+        if job.kind in ("limits", "exact", "parts") or job.is_random:
             yield from run_job(job)
 
     assert measure_gpu(settings, console, here) == ExitCode.DONE
@@ -81,6 +82,12 @@ def test_every_measurement_gives_figures_on_a_cpu(
     assert all(each["tokens"] == 3 * each["audio_s"] for each in speeds[:2])  # as many as were forced
     assert all(set(each["phases"]) > {"copy", "log_mel", "encoder", "prefill", "steps"} for each in speeds[:2])
     assert [each["share_of_limit"] > 0 for each in report["shares"]] == [True, True]
+    default, ahead, float8 = (found for found in report["found"] if found.get("measure") == "method")
+    assert [bool(each["refused"]) for each in (default, ahead, float8)] == [False, True, False]
+    assert default["differing"] == ahead["differing"] == 0
+    parts = [found for found in report["found"] if found.get("measure") == "part"]
+    assert [each["part_s"] for each in parts] == [3.0, 6.0, 24.0]
+    assert all(each["rtfx"] > 0 and each["steps"] > 0 for each in parts)
     (full, gated) = (found for found in report["found"] if found.get("measure") == "tokens")
     assert full["differing"] == gated["differing"] == 0
     assert [found["wer"] < 0.5 for found in report["found"] if found.get("measure") == "errors"] == [True]
@@ -111,7 +118,12 @@ def test_what_does_not_fit_into_the_time_is_left_out_and_said_so(tmp_path: Path)
     settings = parse_options(GpuSettings, [*ON_A_CPU, "budget_s=0.001", f"report={tmp_path}"])
     assert measure_gpu(settings, Console(file=io.StringIO()), lambda job: iter([])) == ExitCode.DONE
     left_out = json.loads((tmp_path / "gpu.json").read_text())["left_out"]
-    assert [each["job"] for each in left_out] == ["limits", "native tiny-shape", "generate tiny-shape"]
+    assert [each["job"] for each in left_out] == [
+        "limits",
+        "native tiny-shape",
+        "methods tiny-shape",
+        "generate tiny-shape",
+    ]
     assert all("no time left of budget_s=0.001" in each["reason"] for each in left_out)
 
 
@@ -221,6 +233,54 @@ ALL_GOOD: list[dict[str, Any]] = [
 ]
 
 
+METHOD = {"measure": "method", "model": "base", "window": "gated", "batch_size": 256, "chunks": 48, "refused": []}
+DEFAULT = {**METHOD, "method": "default", "rtfx": 1000.0, "load_s": 5.0, "differing": 0, "wer": 0.05}
+FLOAT8 = {**DEFAULT, "method": "model.dtype=float8", "rtfx": 1300.0, "differing": 3, "wer": 0.0502, "load_s": 7.0}
+AHEAD = {**DEFAULT, "method": "model.encode_ahead=true", "rtfx": 1200.0}
+PART = {
+    "measure": "part",
+    "model": "base",
+    "batch_size": 256,
+    "part_s": 3600.0,
+    "rtfx": 700.0,
+    "steps": 900,
+    "unused": 0.4,
+}
+LONG_PART = {**PART, "part_s": 14400.0, "rtfx": 1000.0, "steps": 600}
+
+
+@pytest.mark.parametrize(
+    ("records", "level", "text", "advice"),
+    [
+        (
+            [DEFAULT, FLOAT8],
+            "good",
+            "base, model.dtype=float8: 1.30 times as fast as without (RTFx 1,300 instead of 1,000), +2 s to load;"
+            " 3 of 48 chunks have other tokens, WER is 5.02 % instead of 5.00 %.",
+            "Turn it on if the WER",
+        ),
+        ([DEFAULT, {**FLOAT8, "wer": 0.06}], "warn", "WER is 6.00 % instead of 5.00 %", "Leave it off, unless"),
+        ([DEFAULT, {**FLOAT8, "rtfx": 1010.0}], "good", "1.01 times as fast", "Leave it off."),
+        ([DEFAULT, {**FLOAT8, "refused": ["it differs"]}], "warn", "not used here (it differs)", "Leave it off."),
+        ([DEFAULT, {**METHOD, "method": "x", "failed": "no compiler"}], "warn", "not measured (no compiler)", "Leave"),
+        ([{**DEFAULT, "rtfx": 1.0, "model": "other"}, AHEAD], "warn", "nor was the default", "Leave it off."),
+        ([DEFAULT, AHEAD], "good", "1.20 times as fast", "Turn it on where"),
+        ([DEFAULT, {**AHEAD, "differing": 1}], "warn", "1 of 48 chunks have other tokens", "It must not change tokens"),
+        ([PART, LONG_PART], "good", "parts of 3600 s reach 70 % of the speed of one part of 14400 s (900", "Set plan."),
+        ([{**PART, "rtfx": 990.0}, LONG_PART], "good", "reach 99 % of the speed", ""),
+    ],
+)
+def test_each_method_and_length_of_parts_has_a_verdict(
+    records: list[dict[str, Any]], level: str, text: str, advice: str
+) -> None:
+    report = Report({}, {}, [*ALL_GOOD, *records], [])
+    (found,) = (each for each in find_conclusions(report) if text in each.text)
+    assert found.level == level
+    assert found.advice.startswith(advice) and bool(found.advice) == bool(advice)
+    (table,) = (each for each in make_tables(report) if str(each.title).startswith("Beside the default"))
+    assert table.row_count == sum("rtfx" in each for each in records)
+
+
 def test_a_run_without_faults_has_only_good_conclusions_and_the_smallest_of_the_fast_batches() -> None:
     found = find_conclusions(Report({}, {}, ALL_GOOD, []))
     assert {finding.level for finding in found} == {"good"}
@@ -265,7 +325,7 @@ def test_the_page_has_the_conclusions_and_a_plot_of_each_engine_and_escapes_name
 
 @pytest.mark.slow
 def test_the_check_of_a_gpu_writes_its_page(tmp_path: Path, clips: Path) -> None:
-    words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", "models=packaged:whisper-tiny.en", "num_clips=1"]
+    words = [*ON_A_CPU, "chunk_s=1", "tokens_per_s=3", "models=packaged:whisper-tiny.en", "num_clips=1", "part_s=3,6"]
     settings = parse_options(GpuCheckSettings, [*words, f"speech={clips / 'manifest.jsonl'}", f"report={tmp_path}"])
     console = Console(file=io.StringIO(), width=200)
     assert check_gpu(settings, console) == ExitCode.DONE
@@ -287,6 +347,7 @@ def test_clips_are_read_from_a_folder_or_a_manifest_and_others_are_passed_over(t
     ("word", "reason"),
     [
         ("shapes=enormous", "shapes=enormous: known are distil-large-v3"),
+        ("methods=model.faster=true", "methods=model.faster=true: known are model.encode_ahead=true, "),
         ("models=/nowhere", "models=/nowhere: no model folder"),
         ("device=cuda", "device=cuda: there is no GPU"),
     ],

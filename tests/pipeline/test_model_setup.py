@@ -25,14 +25,17 @@ class TextOnly:
     ("setting", "others"),
     [
         ("model.dtype=int8", True),
+        ("model.dtype=float8 resources.gpus_per_actor=1", True),
+        ("model.compile_encoder=true resources.gpus_per_actor=1", True),
+        ("model.encode_ahead=true resources.gpus_per_actor=1", True),
         ("model.assistant=x", True),
         ("assistant.uri=x", True),
         ("chunking.window=gated", True),
-        ("decoding.temperatures=[0.0, 0.2]", True),
+        ("decoding.temperatures=[0.0,0.2]", True),
         ("decoding.timestamps=word", False),
         ("decoding.task=translate", False),
         ("decoding.language_per=chunk", False),
-        ("decoding.languages=[en, de]", False),
+        ("decoding.languages=[en,de]", False),
         ("decoding.batch_size=2", False),
         ("decoding.max_new_tokens=9", False),
         ("decoding.prompt=Kubernetes", False),
@@ -54,19 +57,19 @@ def test_a_setting_that_the_recognizer_does_not_support_is_refused_with_those_th
 ) -> None:
     key = setting.partition("=")[0]
     with pytest.raises(SettingsError) as caught:
-        check_capabilities(load_config(None, [setting, TEXT_ONLY]))
+        check_capabilities(load_config(None, [*setting.split(), TEXT_ONLY]))
     message = str(caught.value)
     assert message.startswith(f"{key}=")
     assert "model.recognizer=native" in message
     assert len(message.splitlines()) == 1
 
-    reference = load_config(None, [setting, "model.recognizer=transformers"])
+    reference = load_config(None, [*setting.split(), "model.recognizer=transformers"])
     if others:
         with pytest.raises(SettingsError, match=key.replace(".", r"\.")):
             check_capabilities(reference)
     else:
         check_capabilities(reference)
-    check_capabilities(load_config(None, [setting]))
+    check_capabilities(load_config(None, setting.split()))
 
 
 @pytest.mark.parametrize(

@@ -144,23 +144,28 @@ class BatchState:
 
     def tokens_by_row(self, slots: Sequence[int]) -> list[list[int]]:
         """Returns the tokens of the rows in `slots` so far."""
-        where = torch.tensor(slots, device=self.count.device)
-        counts = self.count[where].tolist()
+        where = copy_async(slots, self.count.device)
+        return self._texts(where, self.count[where].tolist())
+
+    def _texts(self, where: Tensor, counts: Sequence[int]) -> list[list[int]]:
         tokens = self.tokens[where, : max(counts)].tolist()
         return [row[:count] for row, count in zip(tokens, counts, strict=True)]
 
     def probabilities(self, slots: Sequence[int]) -> list[list[float]]:
         """Returns the probability of each of these tokens."""
-        where = torch.tensor(slots, device=self.count.device)
+        where = copy_async(slots, self.count.device)
         counts = self.count[where].tolist()
         probabilities = self._logprobs[where, : max(counts)].exp().tolist()
         return [row[:count] for row, count in zip(probabilities, counts, strict=True)]
 
     def results(self, slots: Sequence[int]) -> list[DecodingResult]:
-        """Returns the results of the rows in `slots`."""
-        where = torch.tensor(slots, device=self.count.device)
-        columns = (self._sum_logprob, self._no_speech_prob, self._closed, self._proposed, self._accepted)
-        values = zip(*(column[where].tolist() for column in columns), strict=True)
+        """Returns the results of the rows in `slots`. The host waits for two copies, however many columns there are."""
+        where = copy_async(slots, self.count.device)
+        columns = (self.count, self._sum_logprob, self._no_speech_prob, self._closed, self._proposed, self._accepted)
+        # float64 holds all of them exactly
+        values = torch.stack([column[where].double() for column in columns], dim=1).tolist()
+        texts = self._texts(where, [int(row[0]) for row in values])
         return [
-            DecodingResult(tuple(text), *value) for text, value in zip(self.tokens_by_row(slots), values, strict=True)
+            DecodingResult(tuple(text), sum_logprob, no_speech_prob, bool(closed), int(proposed), int(accepted))
+            for text, (_, sum_logprob, no_speech_prob, closed, proposed, accepted) in zip(texts, values, strict=True)
         ]

@@ -26,6 +26,7 @@ from distil_ray.recognition.native.attention import (
     merge_heads,
 )
 from distil_ray.recognition.native.encoder import silence_log_weight
+from distil_ray.recognition.native.float8 import Float8Layers, quantize
 from distil_ray.recognition.native.half_linear import HalfLinear
 from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
 from distil_ray.recognition.native.linear import (
@@ -84,7 +85,13 @@ class Decoder:
         single_query_attention: The kernel for the attention of one query per row; None: plain products.
     """
 
-    def __init__(self, module: Any, int8: Int8Products | None = None, vocabulary: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        module: Any,
+        int8: Int8Products | None = None,
+        vocabulary: Tensor | None = None,
+        float8: Float8Layers | None = None,
+    ) -> None:
         """Takes the weights of `module`.
 
         Args:
@@ -92,6 +99,8 @@ class Decoder:
             int8: The larger linear layers and the vocabulary compute in 8 bits (linear.py). A layer of (d_model,
                 d_model) takes as long in float32 for the few rows of a step.
             vocabulary: The only ids that get logits, int64, ascending; None: all.
+            float8: Takes what computes in 8 bits on a GPU: the vocabulary, and the keys and values of cross-attention.
+                A step is limited by memory, and its other layers are small.
         """
         decoder = module.model.decoder
         config = module.config
@@ -101,10 +110,10 @@ class Decoder:
         self.max_encoder_positions: int = config.max_source_positions
         self.dtype: torch.dtype = module.dtype
         self.device: torch.device = module.device
-        self._layers = [_prepare_layer(layer, int8) for layer in decoder.layers]
+        self._layers = [_prepare_layer(layer, int8, float8) for layer in decoder.layers]
         self._norm: nn.LayerNorm = decoder.layer_norm
         self._positions: Tensor = decoder.embed_positions.weight
-        self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary)
+        self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary, float8)
         self.cache_positions: int = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
         self.single_query_attention, self.warning = choose_single_query_attention(
@@ -311,7 +320,7 @@ def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
     return hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden))))
 
 
-def _prepare_layer(layer: Any, int8: Int8Products | None) -> DecoderLayer:
+def _prepare_layer(layer: Any, int8: Int8Products | None, float8: Float8Layers | None) -> DecoderLayer:
     """Arranges the weights of a Hugging Face decoder layer."""
 
     def large(*parts: tuple[nn.Linear, float]) -> Projection:
@@ -332,7 +341,7 @@ def _prepare_layer(layer: Any, int8: Int8Products | None) -> DecoderLayer:
         self_out=square(self_attention.out_proj),
         cross_norm=layer.encoder_attn_layer_norm,
         cross_query=square(cross_attention.q_proj, cross_attention.scaling),
-        cross_kv=keys_and_values if int8 is None else Int8Linear(keys_and_values, int8),
+        cross_kv=quantize(keys_and_values, int8, float8),
         cross_out=square(cross_attention.out_proj),
         mlp_norm=layer.final_layer_norm,
         fc1=large((layer.fc1, 1.0)),
@@ -341,7 +350,7 @@ def _prepare_layer(layer: Any, int8: Int8Products | None) -> DecoderLayer:
 
 
 def _prepare_vocabulary(
-    module: Any, int8: Int8Products | None, vocabulary: Tensor | None
+    module: Any, int8: Int8Products | None, vocabulary: Tensor | None, float8: Float8Layers | None
 ) -> tuple[Tensor | StoredRows, Projection]:
     """Returns the embeddings of the tokens, by id, and the projection to the logits of `vocabulary`.
 
@@ -349,7 +358,7 @@ def _prepare_vocabulary(
     """
     weight = module.proj_out.weight
     linear = Linear(weight if vocabulary is None else weight[vocabulary], None)
-    projection = _projection(linear, int8)
+    projection = _projection(linear, int8) if float8 is None else float8.add(linear)
     if not isinstance(module, StoredModel):
         return module.model.decoder.embed_tokens.weight, projection
     is_copy = vocabulary is not None or isinstance(projection, PackedLinear | HalfLinear | Int8Linear)

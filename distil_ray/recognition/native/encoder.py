@@ -4,7 +4,7 @@ The weights are Hugging Face's. Its own forward refuses anything but 3000 frames
 shorter window gets the first position embeddings, as the long one would for the same frames. Query, key and value are
 one product whose parts go to attention as views; residuals and the activation work in place. The numbers are the same,
 bit for bit, in float32 on a CPU, and a window takes 10 % less time. Attention other than SDPA runs through Hugging
-Face's own layers.
+Face's own layers. A layer may be compiled (compiled_layer.py).
 
 Whisper was trained on windows of 30 s that end in silence. Without that silence it does not recognize where speech
 ends: it repeats itself or starts again. But silence is the same every time, so it is encoded once: keys and values of
@@ -18,14 +18,15 @@ that number to its attention weight before the softmax.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distil_ray.recognition.native.linear import Int8Linear, Projection, fuse_linears
+from distil_ray.recognition.native.compiled_layer import CompiledLayer
+from distil_ray.recognition.native.float8 import Float8Layers, quantize
+from distil_ray.recognition.native.linear import Projection, fuse_linears
 from distil_ray.whisper.features import FRAMES_PER_POSITION
 from distil_ray.whisper.processor import Int8Products
 
@@ -42,29 +43,14 @@ class SilenceContext:
         keys: Of each encoder layer, shape (1, heads, kept, head).
         values: The same shape.
         hidden: Output of the encoder, shape (1, kept, d_model).
-        log_weight: Added to the attention to each of these positions, before the softmax.
+        mask: Added to the attention weights of the window and of the silence behind it, before the softmax; shape
+            (1, 1, 1, positions of both).
     """
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     hidden: Tensor
-    log_weight: float
-
-    def append_to(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the keys and values of a window with those of silence behind them, and a mask.
-
-        `keys` and `values` have the shape (rows, heads, positions, head). The mask, shape (1, 1, 1, positions), is
-        added before the softmax.
-        """
-        rows, _, length, _ = keys.shape
-        silent_keys, silent_values = self.keys[layer], self.values[layer]
-        mask = keys.new_zeros(1, 1, 1, length + silent_keys.shape[2])
-        mask[..., length:] = self.log_weight
-        return (
-            torch.cat([keys, silent_keys.expand(rows, -1, -1, -1)], dim=2),
-            torch.cat([values, silent_values.expand(rows, -1, -1, -1)], dim=2),
-            mask,
-        )
+    mask: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +68,13 @@ class EncodedSilence:
         if kept == 0:
             return None
         first = self.hidden.shape[1] - kept
+        mask = self.hidden.new_zeros(1, 1, 1, length + kept)
+        mask[..., length:] = silence_log_weight(length, kept, self.positions)
         return SilenceContext(
             tuple(keys[:, :, first:] for keys in self.keys),
             tuple(values[:, :, first:] for values in self.values),
             self.hidden[:, first:],
-            silence_log_weight(length, kept, self.positions),
+            mask,
         )
 
 
@@ -135,38 +123,75 @@ class EncoderLayer:
 
 
 class Encoder:
-    """Log-mel features in, hidden states out."""
+    """Log-mel features in, hidden states out.
 
-    def __init__(self, module: Any, int8: Int8Products | None = None) -> None:
+    Attributes:
+        compiled: The compiled layer, if windows are to run through it (`compile_layers`).
+    """
+
+    def __init__(self, module: Any, int8: Int8Products | None = None, float8: Float8Layers | None = None) -> None:
         """Takes the weights of `module`, a `WhisperForConditionalGeneration` or a `StoredModel`.
 
-        With `int8` the linear layers compute in 8 bits (linear.py), which needs SDPA.
+        With `int8` (linear.py) or `float8`, which takes them, the linear layers compute in 8 bits; both need SDPA.
         """
         encoder = module.model.encoder
         # Only parts of the module are kept: weights that are rearranged must not stay in memory twice.
         self._convolutions = tuple((each.weight, each.bias) for each in (encoder.conv1, encoder.conv2))
         self._positions: Tensor = encoder.embed_positions.weight
         self._norm: nn.LayerNorm = encoder.layer_norm
-        heads: int = module.config.encoder_attention_heads
+        self._heads: int = module.config.encoder_attention_heads
         self._silence: EncodedSilence | None = None
-        self._layers: list[Callable[..., Tensor]]
-        if module.config._attn_implementation == "sdpa":
-            self._layers = [partial(_run_layer, _prepare_layer(layer, int8), heads) for layer in encoder.layers]
-        else:
-            self._layers = [partial(layer, attention_mask=None) for layer in encoder.layers]
+        is_own = module.config._attn_implementation == "sdpa"
+        self._run_layer: Callable[..., Tensor] = _run_layer if is_own else _run_hugging_face_layer
+        self._layers: list[Any] = [_prepare_layer(layer, int8, float8) if is_own else layer for layer in encoder.layers]
+        self.compiled: CompiledLayer | None = None
+
+    @property
+    def has_silence(self) -> bool:
+        """Silence follows every short window."""
+        return self._silence is not None
 
     @torch.inference_mode()
     def add_silence_context(self) -> None:
         """Makes silence follow every window shorter than 30 s from now on. Needs SDPA."""
         positions = len(self._positions)
-        bins = self._convolutions[0][0].shape[1]
-        silence = torch.full((1, bins, positions * FRAMES_PER_POSITION), SILENCE_LOG_MEL, device=self._positions.device)
         kept_kv: list[tuple[Tensor, Tensor]] = []
-        hidden = self._embed(silence)
+        hidden = self._embed(self._silent_features(positions))
         for layer in self._layers:
-            hidden = layer(hidden, kept_kv=kept_kv)
+            hidden = _run_layer(layer, self._heads, hidden, kept_kv=kept_kv)
         keys, values = zip(*kept_kv, strict=True)
         self._silence = EncodedSilence(keys, values, self._norm(hidden)[:, ::SILENCE_SUBSAMPLING].clone(), positions)
+
+    @torch.inference_mode()
+    def compile_layers(self, backend: str | Callable[..., Any] = "inductor") -> CompiledLayer:
+        """Returns the compiled layer: for full windows, and for short ones of any length if they have silence behind.
+
+        It is in use once it is assigned to `compiled`. Needs SDPA.
+
+        Args:
+            backend: Of `torch.compile`.
+
+        Raises:
+            RuntimeError: This machine lacks a compiler, or torch cannot compile the layer.
+        """
+        compiled, positions = CompiledLayer(_run_layer, backend), len(self._positions)
+        for length in (positions, positions // 3) if self._silence is not None else (positions,):
+            hidden = self._embed(self._silent_features(length, rows=2))
+            compiled.compile(self._layers[0], self._heads, hidden, *self._silence_of_layer(0, self._context(length)))
+        return compiled
+
+    def _silent_features(self, positions: int, rows: int = 1) -> Tensor:
+        bins = self._convolutions[0][0].shape[1]
+        shape = (rows, bins, positions * FRAMES_PER_POSITION)
+        return torch.full(shape, SILENCE_LOG_MEL, device=self._positions.device)
+
+    def _context(self, length: int) -> SilenceContext | None:
+        """Returns the silence behind a window of `length` positions, if there is any."""
+        return None if self._silence is None else self._silence.context_after(length)
+
+    @staticmethod
+    def _silence_of_layer(index: int, context: SilenceContext | None) -> tuple[Tensor, ...]:
+        return () if context is None else (context.keys[index], context.values[index], context.mask)
 
     def output_positions(self, num_frames: int) -> int:
         """Returns the positions that a window of `num_frames` frames gives, silence behind it included."""
@@ -181,14 +206,12 @@ class Encoder:
         has half as many positions; those of silence, if any, follow.
         """
         hidden = self._embed(features)
-        context = None if self._silence is None else self._silence.context_after(hidden.shape[1])
-        if context is None:
-            for layer in self._layers:
-                hidden = layer(hidden)
-            return self._norm(hidden)  # type: ignore[no-any-return]
+        context = self._context(hidden.shape[1])
+        run = self.compiled or self._run_layer
         for index, layer in enumerate(self._layers):
-            hidden = layer(hidden, (index, context))
-        return torch.cat([self._norm(hidden), context.hidden.expand(len(hidden), -1, -1)], dim=1)
+            hidden = run(layer, self._heads, hidden, *self._silence_of_layer(index, context))
+        hidden = self._norm(hidden)
+        return hidden if context is None else torch.cat([hidden, context.hidden.expand(len(hidden), -1, -1)], dim=1)
 
     def _embed(self, features: Tensor) -> Tensor:
         """Returns the input of the first layer."""
@@ -200,11 +223,17 @@ class Encoder:
         return hidden
 
 
+def _run_hugging_face_layer(layer: Any, num_heads: int, hidden: Tensor) -> Tensor:
+    return layer(hidden, attention_mask=None)  # type: ignore[no-any-return]
+
+
 def _run_layer(
     layer: EncoderLayer,
     num_heads: int,
     hidden: Tensor,
-    silence: tuple[int, SilenceContext] | None = None,
+    silent_keys: Tensor | None = None,
+    silent_values: Tensor | None = None,
+    mask: Tensor | None = None,
     kept_kv: list[tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Returns the output of one layer, computed in place.
@@ -213,7 +242,9 @@ def _run_layer(
         layer: The weights.
         num_heads: Attention heads.
         hidden: Shape (rows, positions, d_model); overwritten.
-        silence: The number of the layer, and the silence to attend to beside the window.
+        silent_keys: Keys of the silence to attend to beside the window, shape (1, heads, kept, head).
+        silent_values: Its values, the same shape.
+        mask: Of window and silence (`SilenceContext.mask`).
         kept_kv: Takes the subsampled keys and values, for `EncodedSilence`.
     """
     rows, length, size = hidden.shape
@@ -221,10 +252,9 @@ def _run_layer(
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     if kept_kv is not None:
         kept_kv.append((key[:, :, ::SILENCE_SUBSAMPLING].clone(), value[:, :, ::SILENCE_SUBSAMPLING].clone()))
-    mask = None
-    if silence is not None:
-        number, context = silence
-        key, value, mask = context.append_to(number, key, value)
+    if silent_keys is not None and silent_values is not None:
+        key = torch.cat([key, silent_keys.expand(rows, -1, -1, -1)], dim=2)
+        value = torch.cat([value, silent_values.expand(rows, -1, -1, -1)], dim=2)
     mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
     hidden += layer.self_out(mixed.transpose(1, 2).reshape(rows, length, size))
     hidden += layer.fc2(torch.ops.aten.gelu_(layer.fc1(layer.mlp_norm(hidden))))
@@ -234,11 +264,11 @@ def _run_layer(
     return hidden
 
 
-def _prepare_layer(layer: Any, int8: Int8Products | None) -> EncoderLayer:
+def _prepare_layer(layer: Any, int8: Int8Products | None, float8: Float8Layers | None) -> EncoderLayer:
     """Arranges the weights of a Hugging Face encoder layer."""
 
     def product(*parts: tuple[nn.Linear, float]) -> Projection:
-        return fuse_linears(*parts) if int8 is None else Int8Linear(fuse_linears(*parts), int8)
+        return quantize(fuse_linears(*parts), int8, float8)
 
     attention = layer.self_attn
     return EncoderLayer(

@@ -23,7 +23,7 @@ from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import create_aligner
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
-from distil_ray.recognition.native.cuda_graphs import Recorder, create_recorder
+from distil_ray.recognition.native.cuda_graphs import create_recorder
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.decoding_task import (
@@ -42,11 +42,13 @@ from distil_ray.recognition.native.device import (
 )
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
+from distil_ray.recognition.native.fast_methods import FastMethods
+from distil_ray.recognition.native.float8 import create_layers
+from distil_ray.recognition.native.group_encoding import create_side_stream
 from distil_ray.recognition.native.hypotheses_loop import BeamLoop, BestOfLoop
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.scheduler import TaskQueue
-from distil_ray.recognition.native.self_check import SLOTS, check_methods, check_tasks
 from distil_ray.recognition.native.sequential import SectionDecoder
 from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
 from distil_ray.recognition.native.speculative import Speculation, load_assistant
@@ -115,7 +117,9 @@ class NativeRecognizer:
         self._options = options
         self._tokens = load_tokens(folder, options)
         self._prefix = self._tokens.prefix(options.prefix, options.timestamps != "none")
-        self._encoder, self._decoder = Encoder(model.module, model.int8), Decoder(model.module, model.int8)
+        float8 = create_layers(model.device) if model.is_float8 else None
+        self._encoder = Encoder(model.module, model.int8, float8)
+        self._decoder = Decoder(model.module, model.int8, float8=float8)
         keep_freed_memory()
         if options.window == "gated":
             self._encoder.add_silence_context()
@@ -155,18 +159,23 @@ class NativeRecognizer:
             aligner,
             partial(_required_alignment, options.timestamps == "word", self._tokens),
         )
-        self._recorder = create_recorder(model.device)
-        attention_warnings: tuple[str | None, ...] = (self._decoder.warning,)
-        if options.self_check:
-            attention_warnings = self._check_methods() or attention_warnings
+        self._methods = FastMethods(
+            self._decoder,
+            self._encoder,
+            create_recorder(model.device),
+            create_side_stream(model.device) if options.encode_ahead else None,
+            float8,
+            options.compile_encoder,
+        )
+        method_warnings = self._choose_methods()
         self.device = model.device_name
-        self.dtype = model.dtype_name
+        self.dtype = model.dtype_name if self._methods.has_float8 or not model.is_float8 else "bfloat16"
         self.languages = self._tokens.language_codes
         warnings = (
             *model.warnings,
             *assistant_warnings,
             attention_warning,
-            *attention_warnings,
+            *method_warnings,
             slots_warning,
             heads_warning if options.timestamps == "word" else None,
         )
@@ -407,7 +416,7 @@ class NativeRecognizer:
         if key not in self._loops:
             if num_texts == 1:
                 self._loops[key] = DecodingLoop(
-                    self._parts, self._cache, self._new_warnings.append, self._recorder, self._speculation
+                    self._parts, self._cache, self._new_warnings.append, self._methods.recorder, self._speculation
                 )
             elif is_sampled:
                 self._loops[key] = BestOfLoop(self._parts, self._cache, num_texts)
@@ -415,24 +424,18 @@ class NativeRecognizer:
                 self._loops[key] = BeamLoop(self._parts, self._cache, num_texts, options.length_penalty)
         return self._loops[key]
 
-    def _check_methods(self) -> tuple[str, ...]:
-        """Switches off the kernel and the recorder where they do not pass the self-check; returns its results."""
-        tokens = self._tokens
-        endless = replace(tokens, suppress=(*tokens.suppress, tokens.eot))
-        rules = LogitsRules(endless, self._rules.vocab_size, False, self._decoder.device)
-        parts = replace(self._parts, rules=rules, stats=DecodingStats(), alignment_for=lambda *_: AlignmentLevel.TOKENS)
-
-        def make_loop(recorder: Recorder | None) -> DecodingLoop:
-            cache = self._decoder.new_cache(min(self._slots, SLOTS))
-            return DecodingLoop(parts, cache, _raise_recording_error, recorder)
-
-        prompt = tokens.prompt(tokens.language_codes[0])
-        tasks = check_tasks(prompt, self._window_frames)
-        self._recorder, warnings = check_methods(self._decoder, self._recorder, make_loop, tasks)
+    def _choose_methods(self) -> tuple[str | None, ...]:
+        """Uses the fast methods: those that pass the self-check, or all of them. Returns messages about them."""
+        methods, messages = self._methods, tuple[str, ...]()
+        if self._options.self_check:
+            messages = methods.check(self._parts, self._window_frames, self._slots)
+        else:
+            methods.use_all()
+        self._parts = replace(self._parts, side_stream=methods.side_stream)
         assistant = None if self._speculation is None else self._speculation.assistant
         if assistant is not None and not self._decoder.reads_by_length:
             assistant.decoder.single_query_attention = None
-        return warnings
+        return (*(messages or (self._decoder.warning,)), methods.compile_message)
 
 
 def _run(
@@ -460,11 +463,6 @@ def _complete_hypothesis(state: _ChunkState) -> Hypothesis:
     if state.hypothesis is None:
         raise RuntimeError("internal error (bug): the decoding loop ended without the result of a chunk")
     return state.hypothesis
-
-
-def _raise_recording_error(message: str) -> None:
-    """Raises what a loop would only warn of: a method under check counts as failed if steps cannot be recorded."""
-    raise RuntimeError(message)
 
 
 def _choose_attention(options: RecognizerOptions) -> tuple[str, str | None]:

@@ -30,6 +30,7 @@ from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_task import AlignmentLevel, DecodingResult, DecodingStats, DecodingTask
 from distil_ray.recognition.native.device import copy_async
 from distil_ray.recognition.native.encoder import Encoder
+from distil_ray.recognition.native.group_encoding import GroupEncoding, SideStream, StreamEncoding
 from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import LogitsRules, RuleState
 from distil_ray.recognition.native.prompt_batches import PromptBatch, stack_prompts
@@ -41,7 +42,6 @@ from distil_ray.recognition.native.scheduler import (
     group_tasks,
     policy_for,
     pop_groups,
-    stage_groups,
 )
 from distil_ray.types import SAMPLE_RATE, TokenAlignment
 from distil_ray.whisper.features import FRAMES_PER_POSITION, LogMel
@@ -63,6 +63,7 @@ class LoopParts:
         stats: Totals that a loop adds to.
         aligner: Finds the times of tokens.
         alignment_for: Returns how much of a finished text is aligned.
+        side_stream: Encodes the next chunks beside the steps of these; None: they are encoded when slots are free.
     """
 
     encoder: Encoder
@@ -73,6 +74,7 @@ class LoopParts:
     stats: DecodingStats
     aligner: Aligner
     alignment_for: Callable[[DecodingTask, DecodingResult], AlignmentLevel]
+    side_stream: SideStream | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +128,11 @@ class SlotLoop(ABC):
     """Turns tasks into results, in the slots of a cache that is allocated once and used by every call."""
 
     def __init__(self, parts: LoopParts, cache: KVCache) -> None:
-        self._encoder, self._decoder, self._rules, self._log_mel = (
-            parts.encoder,
-            parts.decoder,
-            parts.rules,
-            parts.log_mel,
+        self._decoder, self._rules = parts.decoder, parts.rules
+        self._encoding = (
+            GroupEncoding(parts.encoder, parts.log_mel)
+            if parts.side_stream is None
+            else StreamEncoding(parts.encoder, parts.log_mel, parts.side_stream)
         )
         self._aligner, self._alignment_for = parts.aligner, parts.alignment_for
         self._eot, self._no_speech = parts.tokens.eot, parts.tokens.no_speech
@@ -150,6 +152,7 @@ class SlotLoop(ABC):
         tasks = queue.take()
         waiting = self._group(tasks)
         self._slots.clear()
+        self._encoding.reset()
         self._begin(tasks, self._slots.windows(tasks))
         done: list[tuple[int, DecodingResult]] = []
         while waiting or len(self._slots) or done:
@@ -252,10 +255,10 @@ class SlotLoop(ABC):
         begin = 0
         for group in groups:
             mine = slots[begin : begin + len(group.tasks)]
-            features = group.features(self._log_mel)
-            encoded = self._encoder(features)
+            features, encoded = self._encoding.encode(group)
             self._decoder.write_cross_kv(encoded, self._cache, mine, group.num_frames // FRAMES_PER_POSITION)
             self._after_encoding(group, features, encoded, slot_numbers[begin : begin + len(mine)], mine)
+            self._encoding.release()
             begin += len(mine)
             self._stats.encoded_s += sum(len(task.pcm) for task in group.tasks) / SAMPLE_RATE
         window = self._slots.longest_window(task for group in groups for task in group.tasks)
@@ -291,10 +294,10 @@ class SlotLoop(ABC):
             self._compact_slots()
 
     def _work_ahead(self, waiting: deque[TaskGroup]) -> None:
-        """Does the work of the host while the device is busy: ends repetitive rows and sends the next chunks."""
+        """Does the work of the host while the device is busy: ends repetitive rows and prepares the next chunks."""
         if self._policy.runs_ahead:
             self._truncate_repetitions(self._slots.occupied)
-            stage_groups(waiting, self._slots.number // REFILL_DIVISOR, self._log_mel)
+            self._encoding.work_ahead(waiting, self._slots.number // REFILL_DIVISOR)
 
     def _poll_finished(self) -> list[bool]:
         """Waits for the device and returns for each slot whether its row has ended.

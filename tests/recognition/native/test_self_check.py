@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import decoder as decoder_module
@@ -22,21 +19,8 @@ from distil_ray.recognition.native.scheduler import GPU_POLICY
 from distil_ray.recognition.native.self_check import BOUNDS, check_signal, difference
 from distil_ray.types import TokenAlignment
 from tests.support.clips import load_samples
-from tests.whisper.small import small_config, write_small_folder
 
 OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated", max_new_tokens=20)
-SIZES: dict[str, Any] = {
-    "d_model": 64,
-    "encoder_attention_heads": 1,
-    "decoder_attention_heads": 1,
-    "encoder_ffn_dim": 128,
-    "decoder_ffn_dim": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 0,
-    "eos_token_id": 256,
-    "decoder_start_token_id": 257,
-}
-
 Work = Callable[[], None]
 Recorder = Callable[[Work], Work]
 
@@ -67,22 +51,8 @@ def not_a_number(query: Tensor, *_: object) -> Tensor:
 Load = Callable[..., NativeRecognizer]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small checkpoint of random weights, large enough for attention to change the tokens."""
-    torch.manual_seed(0)
-    model = WhisperForConditionalGeneration(WhisperConfig(**small_config(**SIZES)))
-    with torch.no_grad():
-        for name, weights in model.named_parameters():
-            if weights.ndim > 1 and "embed" not in name:
-                weights.mul_(8)
-    folder = write_small_folder(tmp_path_factory.mktemp("checkpoint") / "small", **SIZES)
-    save_file(model.state_dict() | {"proj_out.weight": model.proj_out.weight.clone()}, folder / "model.safetensors")
-    return folder
-
-
 @pytest.fixture
-def load(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+def load(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
     """load(kernel, recorder, options): a recognizer on a device that has them."""
 
     def make(
@@ -91,7 +61,7 @@ def load(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
         monkeypatch.setattr(slot_loop, "policy_for", lambda device: GPU_POLICY)
         monkeypatch.setattr(decoder_module, "choose_single_query_attention", lambda *_: (kernel, "a kernel"))
         monkeypatch.setattr("distil_ray.recognition.native.recognizer.create_recorder", lambda device: recorder)
-        return NativeRecognizer(checkpoint, options)
+        return NativeRecognizer(small_checkpoint, options)
 
     return make
 
@@ -100,7 +70,7 @@ def load(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
 def test_methods_that_agree_are_used(load: Load, dtype: str) -> None:
     recognizer = load(reference_attention, record, replace(OPTIONS, dtype=dtype))
     assert recognizer._decoder.single_query_attention is reference_attention
-    assert recognizer._recorder is record
+    assert recognizer._methods.recorder is record
     agreed = [warning for warning in recognizer.warnings if "agree" in warning]
     assert len(agreed) == 2 and "a kernel" not in recognizer.warnings
 
@@ -116,7 +86,7 @@ def test_methods_that_agree_are_used(load: Load, dtype: str) -> None:
 def test_a_kernel_that_fails_or_differs_is_switched_off(load: Load, kernel: Callable[..., Tensor], reason: str) -> None:
     recognizer = load(kernel, record)
     assert recognizer._decoder.single_query_attention is None
-    assert recognizer._recorder is record, "recorded steps are checked without the kernel"
+    assert recognizer._methods.recorder is record, "recorded steps are checked without the kernel"
     (warning,) = (warning for warning in recognizer.warnings if warning.startswith("decoder attention: plain products"))
     assert "model.self_check" in warning and reason in warning
 
@@ -124,7 +94,7 @@ def test_a_kernel_that_fails_or_differs_is_switched_off(load: Load, kernel: Call
 @pytest.mark.parametrize("recorder", [record_nothing, run_out_of_memory])
 def test_a_recorder_that_fails_or_differs_is_switched_off(load: Load, recorder: Recorder) -> None:
     recognizer = load(reference_attention, recorder)
-    assert recognizer._recorder is None
+    assert recognizer._methods.recorder is None
     assert recognizer._decoder.single_query_attention is reference_attention
     assert any(warning.startswith("CUDA graphs: steps that are not recorded") for warning in recognizer.warnings)
 
@@ -139,7 +109,7 @@ def test_what_is_left_gives_the_same_text(load: Load) -> None:
 def test_the_check_can_be_switched_off(load: Load) -> None:
     recognizer = load(not_a_number, record_nothing, replace(OPTIONS, self_check=False))
     assert recognizer._decoder.single_query_attention is not_a_number
-    assert recognizer._recorder is record_nothing
+    assert recognizer._methods.recorder is record_nothing
 
 
 def test_nothing_is_decoded_where_there_is_nothing_to_check(load: Load) -> None:
