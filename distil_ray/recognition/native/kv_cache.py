@@ -29,7 +29,7 @@ LANES = 16  # float32 numbers that the widest vector units add at once
 BLOCK_SHARE = 0.75  # of the longest window of a block that its shortest has at least
 FIRST_POSITIONS = 64  # of a text that there is room for at first
 GROWTH = 1.5  # of that room, when texts get longer
-KEPT_SHARE = 0.5  # of the memory for windows that a run needs at least to keep it
+KEPT_SHARE = 0.1  # of the memory for windows that a run needs at least to keep it, as the next may need all again
 KEPT_POSITIONS = 144  # of a text, the room that is kept for the next run
 HUGE_PAGE_BYTES = 4 * 2**20  # from this size on, pages of 2 MiB lose little and are read faster
 

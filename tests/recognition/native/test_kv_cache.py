@@ -60,11 +60,11 @@ def test_the_cache_takes_what_its_windows_and_texts_need() -> None:
 def test_a_run_that_needs_about_as_much_gets_the_memory_of_the_run_before() -> None:
     cache = small_cache()
     sizes = []
-    for lengths in ([64, 32, 16], [64, 32], [], [16, 16], [64, 32, 16]):
+    for lengths in ([64] * 6, [64, 32], [], [16], [16, 16], [64] * 6):
         cache.lay_out(lengths)
         sizes += [block.keys.untyped_storage().nbytes() for block in cache.blocks[:1]]
     needed = 2 * 2 * 2 * 4 * 4  # bytes of a position of a slot: two layers, keys and values, two heads of four numbers
-    assert sizes == [each * needed for each in (64 + 32 + 16, 64 + 32 + 16, 16 + 16, 64 + 32 + 16)]
+    assert sizes == [each * needed for each in (6 * 64, 6 * 64, 16, 2 * 16, 6 * 64)]
 
 
 @given(st.lists(st.integers(1, 100), max_size=12))
