@@ -3,8 +3,8 @@
 Small runs over each layout of the input are counted by a proxy before an S3 server on loopback. They differ in the
 number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
 share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
-store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`) and uneven recordings
-(`skew.py`).
+store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`), uneven recordings
+(`skew.py`), and the CPU time of a driver (`driver.py`).
 """
 
 import json
@@ -23,6 +23,7 @@ from rich.table import Table
 from benchmarks import machine
 from benchmarks.scale.corpus import LAYOUTS, SHARDED, write_input
 from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
+from benchmarks.scale.driver import driver_table, measure_driver
 from benchmarks.scale.large_shard import measure_shards, shards_table
 from benchmarks.scale.ledger import LedgerCost, measure_ledger
 from benchmarks.scale.nights import NightCost, measure_nights, nights_table
@@ -36,7 +37,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
-PARTS = ("requests", "ledger", "nights", "skew")
+PARTS = ("requests", "ledger", "nights", "skew", "driver")
 PART_S = 30.0
 RECORDING_S = 1.0
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
@@ -112,6 +113,8 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
         tables.append(nights_table(nights, settings))
     if "skew" in settings.parts:
         tables += [*measure_skew(settings), shards_table(measure_shards())]
+    if "driver" in settings.parts:
+        tables.append(driver_table(measure_driver(settings)))
     for table in tables:
         console.print(table)
     console.print(machine.format_machine(facts), style="dim")
