@@ -154,6 +154,23 @@ def actor_memory_bytes(resources: ResourcesConfig) -> int | None:
     return resources.actor_memory_mb * MIB if isinstance(resources.actor_memory_mb, int) else None
 
 
+def describe_memory_excess(resources: ResourcesConfig, peak_rss_mb: float | None) -> str | None:
+    """Returns a message if an actor took more memory than Ray reserves for it; None if it did not, or none is reserved.
+
+    Args:
+        resources: Settings, with a number or null for `actor_memory_mb`.
+        peak_rss_mb: Peak resident size of an actor so far, in MiB.
+    """
+    reserved = resources.actor_memory_mb
+    if not isinstance(reserved, int) or peak_rss_mb is None or peak_rss_mb <= reserved:
+        return None
+    return (
+        f"a recognizer took {peak_rss_mb:,.0f} MiB, more than resources.actor_memory_mb={reserved} reserves: Ray may"
+        " start more recognizers than the memory of a node allows. Set it to"
+        f" {math.ceil(peak_rss_mb / 100) * 100} or more, or to auto"
+    )
+
+
 def recognizer_threads(resources: ResourcesConfig) -> int:
     """Returns the threads of a recognizer on a CPU. Outside of a cluster, with `auto`, these are all CPUs."""
     return available_cpus() if resources.cpus_per_actor == "auto" else max(1, round(actor_cpus(resources)))

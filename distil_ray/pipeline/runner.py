@@ -30,7 +30,13 @@ from distil_ray.output.ledger import Ledger, isin_sorted
 from distil_ray.output.ledger_rows import drop_rows
 from distil_ray.output.run_context import Run
 from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
-from distil_ray.pipeline.capacity import actor_cpus, cluster_address, num_actors, starts_local_ray
+from distil_ray.pipeline.capacity import (
+    actor_cpus,
+    cluster_address,
+    describe_memory_excess,
+    num_actors,
+    starts_local_ray,
+)
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
 from distil_ray.pipeline.int8_dtypes import INT8, describe_node_dtypes, find_dtype
 from distil_ray.pipeline.model_setup import start_weights_download
@@ -201,17 +207,11 @@ def _run_graph(
         )
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
-        logged = {each.reason for each in dtypes if each.reason}  # actors state them too
-
-        def log_warning(message: str) -> None:
-            if message not in logged:
-                logged.add(message)
-                log_field("warning", message, console, level="warning")
-
+        warnings = _WarningLog(console, {each.reason for each in dtypes if each.reason})  # actors state them too
         tracker = ProgressTracker(plan.num_recordings, plan.estimated_s, estimates, actors)
         with _filter_ray_output(console), Progress(tracker, console) as progress:
             try:
-                graph = ray_graph.run_graph(run, plan, transcriber, log_warning, progress.update)
+                graph = ray_graph.run_graph(run, plan, transcriber, warnings.add, progress.update)
                 with closing(graph) as stream:
                     for result in stream:
                         num_before = results[-1]["actors_alive"] if results else actors
@@ -219,7 +219,8 @@ def _run_graph(
                         at_s = round(time.monotonic() - started_s, 3)
                         results.append(result | {"at_s": at_s, "actors_alive": num_alive})
                         for message in result["warnings"] or ():
-                            log_warning(message)
+                            warnings.add(message)
+                        warnings.add_memory_excess(resources, result["actor_rss_mb"])
                         progress.add(results[-1])
                         lease.check()
             except (
@@ -229,6 +230,27 @@ def _run_graph(
                     write_events(run, results)
                 write_failure(run.folder_uri, error, run.storage)
                 raise
+
+
+class _WarningLog:
+    """Prints each warning of a run once."""
+
+    def __init__(self, console: Console, known: set[str]) -> None:
+        """`known`: warnings that have been printed."""
+        self._console, self._logged = console, known
+        self._is_excess_logged = False
+
+    def add(self, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            log_field("warning", message, self._console, level="warning")
+
+    def add_memory_excess(self, resources: ResourcesConfig, peak_rss_mb: float | None) -> None:
+        """Prints `describe_memory_excess` for the first actor that took too much; the size grows with the parts."""
+        message = None if self._is_excess_logged else describe_memory_excess(resources, peak_rss_mb)
+        if message is not None:
+            self._is_excess_logged = True
+            self.add(message)
 
 
 def _with_resources(run: Run, resources: ResourcesConfig) -> Run:

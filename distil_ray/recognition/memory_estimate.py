@@ -11,13 +11,14 @@ from typing import Any
 from distil_ray.types import BYTES_PER_SAMPLE, SAMPLE_RATE
 
 MIB = 2**20
-PROCESS_MB = 420  # Python, torch, pyarrow, Ray's worker, the code of the kernels, the tokenizer
+PROCESS_MB = 293  # Python, torch, pyarrow, the code of the kernels, the tokenizer
+RAY_MB = 127  # Ray's worker; an actor with whisper-base took 36 more than the same work without Ray, in a short run
 STORE_MB = 300  # pages of Ray's object store that an actor has touched in the end, measured over three hours of audio
 CPU_SLOTS = 16  # chunks; more are slower, because the key-value cache then exceeds that of the processor (measured)
 CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
-KERNEL_MB = 20  # compiled kernels that oneDNN keeps
+KERNEL_MB = 60  # compiled kernels that oneDNN keeps, and what kernels leave in the heap
 HIDDEN_COPIES = 24  # of the hidden states of a window, d_model wide, that an encoder layer and the heap's gaps take
-LOGITS_COPIES = 6  # of the logits of a step, float32
+LOGITS_COPIES = 15  # of the logits of a step, float32
 DTYPE_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "int8": 4}  # of caches and activations; auto may be float32
 
 
@@ -63,6 +64,7 @@ def estimate_memory_mb(
     audio_mb = STORE_MB + 2 * part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE / MIB
     return round(
         PROCESS_MB
+        + RAY_MB
         + KERNEL_MB
         + _weights_mb(config, dtype)
         + slots * slot_bytes / MIB
@@ -85,4 +87,8 @@ def _weights_mb(config: Mapping[str, Any], dtype: str) -> float:
     others = convolutions + positions
     if dtype == "int8":
         return float(large + vocabulary + 4 * (small + others)) / MIB
-    return float(DTYPE_BYTES[dtype] * (large + vocabulary + small + others)) / MIB
+    total = DTYPE_BYTES[dtype] * (large + vocabulary + small + others)
+    if dtype in ("auto", "float32") and "float16" in (config.get("torch_dtype"), config.get("dtype")):
+        # The decoder then reads its weights in 16 bits, except for the keys and values of the cross-attention.
+        total -= 2 * (vocabulary + (6 * square + 2 * width * config["decoder_ffn_dim"]) * decoder_layers)
+    return float(total) / MIB

@@ -1,5 +1,6 @@
 """CPUs are divided among recognizers so that decoding and committing always find room, on one CPU as on a cluster."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from distil_ray.pipeline.capacity import (
     actor_memory_bytes,
     allocate_cpus,
     cluster_address,
+    describe_memory_excess,
     max_actors_beside_decoding,
     num_actors,
     recognizer_threads,
@@ -135,6 +137,23 @@ def test_memory_limits_the_actors_of_a_node_and_is_refused_where_no_node_has_it(
     require_actor_capacity(large, [{"CPU": 4.0}], "this machine, whose memory Ray has not counted yet")
     unresolved = settings.model_copy(update={"actor_memory_mb": "auto"})
     assert actor_memory_bytes(unresolved) is None
+
+
+@pytest.mark.parametrize(
+    ("reserved", "found", "words"),
+    [
+        (1000, 1800.4, "took 1,800 MiB, more than resources.actor_memory_mb=1000 reserves: .* Set it to 1900 or more"),
+        (1000, 1000.0, None),
+        (1000, None, None),
+        (None, 1800.0, None),
+    ],
+)
+def test_an_actor_that_takes_more_memory_than_reserved_is_named(
+    reserved: int | None, found: float | None, words: str | None
+) -> None:
+    message = describe_memory_excess(ResourcesConfig(actor_memory_mb=reserved), found)
+    assert (message is None) == (words is None)
+    assert words is None or (message is not None and re.search(words, message))
 
 
 def test_a_wrong_amount_of_memory_is_refused() -> None:

@@ -24,7 +24,7 @@ from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.output import block_index, ledger
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline import plan_report, ray_cluster, runner
+from distil_ray.pipeline import plan_report, ray_cluster, runner, transcribe_stage
 from distil_ray.pipeline.int8_dtypes import NodeDtype, find_dtype
 from distil_ray.pipeline.setup import prepare_run
 from distil_ray.recognition.base import PCM16
@@ -185,6 +185,22 @@ def test_the_memory_of_an_actor_is_estimated_for_the_native_recognizer_on_cpus(
     found = run.config.resources.actor_memory_mb
     assert isinstance(found, int) == is_estimated and found != "auto"
     assert not isinstance(found, int) or 600 < found < 1600
+
+
+@pytest.mark.parametrize(("reserved", "num_lines"), [("256", 1), ("null", 0), ("1000000", 0)])
+def test_memory_above_what_ray_reserves_is_one_line(
+    reserved: str, num_lines: int, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages_in_process(monkeypatch)
+    monkeypatch.setattr(transcribe_stage, "peak_rss_mb", iter([300.0, 400.0, 500.0]).__next__)
+    for number in range(3):
+        _write(tmp_path / "audio", f"{number}.wav", 2, number)
+    console = Console(file=io.StringIO(), width=400)
+    config = settings(f"resources.actor_memory_mb={reserved}", "plan.task_audio_s=1")
+    assert runner.transcribe(config, console, EchoTranscribe) == ExitCode.DONE
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    found = [line for line in lines if "took 300 MiB" in line]
+    assert len(found) == num_lines == len([line for line in lines if "actor_memory_mb" in line])
 
 
 class TellingTranscribe(EchoTranscribe):

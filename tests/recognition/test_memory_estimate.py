@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from distil_ray.recognition.memory_estimate import estimate_memory_mb
+from distil_ray.recognition.memory_estimate import RAY_MB, STORE_MB, estimate_memory_mb
 
 BASE = (512, 6, 6)
 LARGE_V3 = (1280, 32, 32)
@@ -46,3 +46,31 @@ def test_settings_count(more: dict[str, Any], at_least_mb: int) -> None:
     changed = estimate_memory_mb(config(*BASE), dtype="float32", batch_size=16, **more)
     assert changed - usual >= at_least_mb
     assert changed != usual
+
+
+TINY, SMALL, MEDIUM = (384, 4, 4), (768, 12, 12), (1024, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "batch_size", "max_new_tokens", "measured_mb"),
+    [
+        (TINY, "float32", 16, 64, 998),
+        (BASE, "int8", 16, 64, 1182),
+        (SMALL, "float32", 4, 16, 1720),
+        (MEDIUM, "float32", 2, 8, 3415),
+        (DISTIL_LARGE_V3, "bfloat16", 2, 8, 1932),
+        (LARGE_V3, "bfloat16", 2, 8, 3947),
+    ],
+)
+def test_the_estimate_is_within_a_tenth_of_measured_peaks(
+    shape: tuple[int, int, int], dtype: str, batch_size: int, max_new_tokens: int, measured_mb: int
+) -> None:
+    """Peaks of processes without Ray that decoded in full windows, from float16 weights (docs/performance.md)."""
+    estimated = estimate_memory_mb(
+        config(*shape) | {"torch_dtype": "float16"},
+        dtype=dtype,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        part_audio_s=300.0,
+    )
+    assert estimated - RAY_MB - STORE_MB == pytest.approx(measured_mb, rel=0.1)

@@ -120,9 +120,9 @@ class NativeRecognizer:
         float8 = create_layers(model.device) if model.is_float8 else None
         self._encoder = Encoder(model.module, model.int8, float8)
         self._decoder = Decoder(model.module, model.int8, float8=float8)
-        keep_freed_memory()
         if options.window == "gated":
             self._encoder.add_silence_context()
+        keep_freed_memory()
         config = model.module.config
         self._decodes_timestamps = options.timestamps != "none" or options.long_form
         self._rules = LogitsRules(
