@@ -238,7 +238,7 @@ def _check_last_summary(inventory: Inventory, output: str, storage: Storage, fin
     forgotten = rows_forgotten_since(datetime.fromisoformat(summary["finished_at"]), output, storage)
     removed = sum(forgotten[name] for name in names)
     if removed:
-        findings.notes.append(f"{format_count(removed, 'row')} were removed by distil-ray forget since {who}")
+        findings.notes.append(f"distil-ray forget removed {format_count(removed, 'row')} since {who}")
     if kind.num_rows + removed < counted:
         words = f"{who} counts {counted} recordings, the output has {kind.num_rows} rows of its settings"
         findings.differences.append(words)
