@@ -61,12 +61,13 @@ class Names:
         self.exact: dict[str, str] = {}
         self.matched: set[str] = set()
         self._patterns: dict[str, list[re.Pattern[str]]] = {}
+        plain = []
         for name in patterns:
             if has_magic(name) or name.endswith("/"):
                 self._patterns[name] = _regexes(name)
             else:
-                self.exact |= dict.fromkeys((name, redact(normalize(name))), name)
-        for name in literals:
+                plain.append(name)
+        for name in (*plain, *literals):
             self.exact |= dict.fromkeys((name, redact(normalize(name))), name)
 
     def __call__(self, recording_id: str, uri: str) -> bool:
