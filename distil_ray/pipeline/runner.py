@@ -38,7 +38,7 @@ from distil_ray.pipeline.capacity import (
     starts_local_ray,
 )
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
-from distil_ray.pipeline.int8_dtypes import INT8, describe_node_dtypes, find_dtype
+from distil_ray.pipeline.int8_dtypes import INT8, NodeDtype, describe_node_dtypes, find_dtype
 from distil_ray.pipeline.model_setup import start_weights_download
 from distil_ray.pipeline.plan_report import log_plan
 from distil_ray.pipeline.planner import Plan, make_plan
@@ -184,8 +184,10 @@ def _run_graph(
     with ray_cluster.connect_cluster(run.config.resources) as description:
         signals.restore_handlers()
         run = _with_resources(run, ray_cluster.allocate_resources(run.config.resources))
-        dtypes = [find_dtype()] if run.config.model.dtype == INT8 else []
-        if dtypes and not is_local:
+        dtypes: list[NodeDtype] = []
+        if run.config.model.dtype == INT8 and is_local:
+            dtypes = [find_dtype()]
+        elif run.config.model.dtype == INT8:
             dtypes = ray_cluster.call_on_nodes(find_dtype, actor_cpus(run.config.resources))
             dtype = describe_node_dtypes(dtypes, console)
             run = reserve_memory(_with_resources(run, settings), setup.model, dtype)
