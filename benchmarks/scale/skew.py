@@ -33,7 +33,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.output.ledger import id_keys
 from distil_ray.pipeline import runner
-from distil_ray.pipeline.planner import pack_tasks
+from distil_ray.pipeline.task_packing import pack_tasks
 from distil_ray.types import SAMPLE_RATE
 
 CHUNK_S = 30.0

@@ -1,10 +1,6 @@
 """The plan of a run: recordings to process, packed into tasks of bounded audio, as Parquet in the run folder.
 
-Recordings are sorted by duration (`readers/durations.py`) and packed in that order, so
-that a task holds recordings of similar length. The longest tasks come first, because they would end last.
-Recordings that are read together (a unit, see `readers/location.py`) are packed like one recording, in the order of the
-listing, so that a task reads the unit once. A large unit, such as a compressed archive, is divided among few tasks,
-which may be larger than others.
+`task_packing.py` says which recordings are packed together.
 
 One row group is one task; a stage gets the number of the row group and reads nothing else. A file has
 `TASKS_PER_FILE` row groups, because every read fetches the footer of the file, which grows by 0.8 kB per task. Ids,
@@ -14,7 +10,6 @@ at the peak.
 
 import hashlib
 import tempfile
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -30,8 +25,9 @@ from numpy.typing import NDArray
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
+from distil_ray.pipeline.task_packing import pack_tasks
 from distil_ray.readers.durations import DurationReader
-from distil_ray.readers.location import estimate_recording_duration_s, read_unit_key
+from distil_ray.readers.location import byte_range_file, estimate_recording_duration_s, read_unit_key
 from distil_ray.redaction import environment_secrets, has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, open_parquet, parse_location, parse_prompt
 from distil_ray.storage.storage import Storage
@@ -40,7 +36,6 @@ from distil_ray.types import SAMPLE_RATE, Recording, SpeakerTurn
 
 TASKS_PER_FILE = 100
 BATCH_ROWS = 16_384  # recordings taken from the listing at once
-MAX_UNIT_TASKS = 16  # tasks of a unit, each of which reads the unit from its beginning
 
 PLANNED_TASK = pa.schema([("task_id", pa.string()), ("num_recordings", pa.int64()), ("estimated_s", pa.float64())])
 
@@ -94,6 +89,7 @@ class _Remaining:
     keys: Keys
     samples: NDArray[np.int64]  # duration at 16 kHz, known or estimated
     units: NDArray[np.uint64]  # hash of the unit that is read at once, 0 for none
+    ranges: NDArray[np.bool_]  # whether the unit consists of byte ranges
     known: NDArray[np.bool_]
     replaces: NDArray[np.int64]  # time of the row to be replaced (`Ledger.newest`), 0 for none
 
@@ -139,7 +135,7 @@ def make_plan(
                 recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None, durations
             )
         limits = round(config.task_audio_s * SAMPLE_RATE), config.task_recordings
-        order, starts = pack_tasks(remaining.samples, remaining.keys, remaining.units, *limits)
+        order, starts = pack_tasks(remaining.samples, remaining.keys, remaining.units, *limits, remaining.ranges)
         tasks = _describe(remaining, order, starts)
         if folder_uri and len(order):
             _write(spill, remaining, order, starts, tasks, folder_uri, storage)
@@ -177,7 +173,8 @@ def plan_in_memory(recordings: Sequence[Recording], fingerprint: str, config: Pl
     """Packs recordings into the tasks that `make_plan` makes of them, without a ledger and without files."""
     samples = _estimate_samples(recordings)
     limits = round(config.task_audio_s * SAMPLE_RATE), config.task_recordings
-    order, starts = pack_tasks(samples, _keys(recordings, fingerprint), _unit_hashes(recordings), *limits)
+    keys, (units, ranges) = _keys(recordings, fingerprint), _units(recordings)
+    order, starts = pack_tasks(samples, keys, units, *limits, ranges)
     tasks = (order[start:end] for start, end in pairwise(starts.tolist()))
     return [InMemoryTask(task.tolist(), int(samples[task].sum()) / SAMPLE_RATE) for task in tasks]
 
@@ -203,110 +200,6 @@ def _parse_planned(row: Mapping[str, Any]) -> Recording:
         "prompt": parse_prompt(row["prompt"]),
     }
     return Recording(**{**row, **nested})
-
-
-def pack_tasks(
-    samples: NDArray[np.int64], keys: Keys, units: NDArray[np.uint64], task_samples: int, task_recordings: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Packs recordings of the given durations into tasks, longest first.
-
-    A recording of `task_samples` or more is a task of its own; other tasks hold at most `task_samples` and
-    `task_recordings`. Recordings of one unit stay together and in order; a unit that does not fit into a task is split,
-    into at most about `MAX_UNIT_TASKS`, which may then be larger.
-    Otherwise the order of the input does not matter: recordings of equal duration are ordered by key. Takes linear
-    time, except for the sorting.
-
-    Args:
-        samples: Durations, shape (num_recordings,).
-        keys: `recording_keys`, shape (num_recordings,).
-        units: Equal numbers for recordings that are read at once, 0 for none; shape (num_recordings,).
-        task_samples: Most samples of a task.
-        task_recordings: Most recordings of a task.
-
-    Returns:
-        `order`, shape (num_recordings,): recordings, task after task; `starts`, shape (num_tasks + 1,): start of each
-        task in `order`, followed by the end.
-    """
-    together, first = _gather_units(samples, units, task_samples, task_recordings)
-    lengths = _sums(samples[together], first)
-    ranks = np.lexsort((keys[together[first[:-1]]], -lengths))
-    lengths, counts = lengths[ranks], np.diff(first)[ranks]
-    order = together[_runs(first[:-1][ranks], counts)]
-    ends, counted = np.cumsum(lengths), np.cumsum(counts)
-    starts, begin, total = [], 0, len(ranks)
-    while begin < total:
-        starts.append(begin)
-        before = (int(ends[begin - 1]), int(counted[begin - 1])) if begin else (0, 0)
-        fitting = np.searchsorted(ends, before[0] + task_samples, side="right")
-        allowed = np.searchsorted(counted, before[1] + task_recordings, side="right")
-        # A recording or portion that fills a task is alone in it, even if others have no length.
-        alone = int(lengths[begin]) >= task_samples
-        begin = begin + 1 if alone else max(begin + 1, int(min(fitting, allowed)))
-    bounds = np.concatenate(([0], counted))[[*starts, total]]
-    return _longest_first(order, bounds, _sums(samples[order], bounds))
-
-
-def _gather_units(
-    samples: NDArray[np.int64], units: NDArray[np.uint64], task_samples: int, task_recordings: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Returns the recordings with those of a unit side by side, and the starts of portions, followed by the end.
-
-    A portion fits into a task, is one recording, or a part of a large unit. Recordings without a unit are portions of
-    their own.
-    """
-    order = np.argsort(units, kind="stable")  # recordings without a unit (0) first
-    num_alone = int(np.count_nonzero(units == 0))
-    starts = array("q")  # of the others; a list of Python ints would be most of the memory of a large plan
-    large = _limits_of_large_units(samples, units, order[num_alone:], task_samples, task_recordings)
-    usual = (task_samples, task_recordings)
-    held, filled = 0, 0
-    limits = usual
-    for begin in range(num_alone, len(order), BATCH_ROWS):
-        batch = order[begin : begin + BATCH_ROWS]
-        for position, (unit, length) in enumerate(
-            zip(units[batch].tolist(), samples[batch].tolist(), strict=True), begin
-        ):
-            if unit != held:
-                limits = large.get(unit, usual)
-            if unit != held or filled + length > limits[0] or position - starts[-1] >= limits[1]:
-                starts.append(position)
-                filled = 0
-            held, filled = unit, filled + length
-    return order, np.concatenate((np.arange(num_alone), np.array(starts, np.int64), [len(order)]))
-
-
-def _limits_of_large_units(
-    samples: NDArray[np.int64], units: NDArray[np.uint64], order: NDArray[np.int64], *limits: int
-) -> dict[int, tuple[int, int]]:
-    """Returns the limits (samples, recordings) of portions of units that would be more than `MAX_UNIT_TASKS` tasks."""
-    names, first, counts = np.unique(units[order], return_index=True, return_counts=True)
-    if not len(names):
-        return {}
-    totals = np.add.reduceat(samples[order], first)
-    sums = zip((totals, counts), limits, strict=True)
-    least = [np.maximum(-(-total // MAX_UNIT_TASKS), limit) for total, limit in sums]
-    found = np.flatnonzero((least[0] > limits[0]) | (least[1] > limits[1]))
-    return {int(names[i]): (int(least[0][i]), int(least[1][i])) for i in found}
-
-
-def _sums(values: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns the sums of the values between neighboring bounds."""
-    return np.diff(np.concatenate(([0], np.cumsum(values)))[bounds])
-
-
-def _runs(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns consecutive integers from each start, as many as its count, concatenated."""
-    before = np.cumsum(counts) - counts
-    return np.repeat(starts - before, counts) + np.arange(counts.sum())
-
-
-def _longest_first(
-    order: NDArray[np.int64], bounds: NDArray[np.int64], lengths: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorts the tasks `order[bounds[i] : bounds[i + 1]]` by length, the longest first."""
-    ranks = np.argsort(-lengths, kind="stable")
-    sizes = np.diff(bounds)[ranks]
-    return order[_runs(bounds[:-1][ranks], sizes)], np.concatenate(([0], np.cumsum(sizes)))
 
 
 def _subtract(
@@ -375,7 +268,7 @@ def _estimate(recordings: Sequence[Recording], keys: Keys, ledger: Ledger, durat
     found = durations.read(recordings)
     samples = np.array([round(one.seconds * SAMPLE_RATE) for one in found], np.int64)
     known = np.array([one.is_known for one in found], np.bool_)
-    return _Remaining(keys, samples, _unit_hashes(recordings), known, ledger.newest(keys))
+    return _Remaining(keys, samples, *_units(recordings), known, ledger.newest(keys))
 
 
 def _estimate_samples(recordings: Sequence[Recording]) -> NDArray[np.int64]:
@@ -383,8 +276,11 @@ def _estimate_samples(recordings: Sequence[Recording]) -> NDArray[np.int64]:
     return np.array(samples, np.int64)
 
 
-def _unit_hashes(recordings: Sequence[Recording]) -> NDArray[np.uint64]:
-    return np.array([_unit_hash(read_unit_key(one)) for one in recordings], np.uint64)
+def _units(recordings: Sequence[Recording]) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Returns the hash of each recording's unit, and whether the unit consists of byte ranges."""
+    files = [byte_range_file(one) for one in recordings]
+    units = [_unit_hash(file or read_unit_key(one)) for one, file in zip(recordings, files, strict=True)]
+    return np.array(units, np.uint64), np.array([file is not None for file in files], np.bool_)
 
 
 def _unit_hash(unit: str | None) -> int:

@@ -1,8 +1,9 @@
 """Brings the audio of recordings to the local disk, with prefetching.
 
-A recording that is a whole file, or a byte range of one, is fetched by itself. Recordings of one unit
-(`location.read_unit_key`) share a read: members of a compressed archive, rows of a row group, segments of a file. A
-file on a local disk is read in place. Of a remote WAV only the segments may be fetched (`wav_ranges`).
+A recording that is a whole file is fetched by itself. Recordings of one unit (`location.read_unit_key`) share a read:
+members of a compressed archive, rows of a row group, segments of a file. Byte ranges of a remote file that are close to
+each other, such as members of a plain tar, are read with one request (`byte_ranges`). A file on a local disk is read in
+place. Of a remote WAV only the segments may be fetched (`wav_ranges`).
 
 A file that cannot be read raises nothing: its recordings get the error in place of a file. A read that makes no
 progress for a time fails its own recordings only; its thread is abandoned.
@@ -21,11 +22,12 @@ from threading import Lock, Thread
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers import hf_datasets, parquet
-from distil_ray.readers.location import is_unchanged, read_unit_key
+from distil_ray.readers.byte_ranges import ByteRange, cut_range, group_ranges
+from distil_ray.readers.location import byte_range_file, is_unchanged, listed_file_version, read_unit_key
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
 from distil_ray.storage.storage import Storage
-from distil_ray.storage.storage_errors import StorageError
+from distil_ray.storage.storage_errors import ChangedError, MissingError, StorageError
 from distil_ray.storage.uris import is_remote
 from distil_ray.types import Recording
 
@@ -96,8 +98,11 @@ class _VersionChecker:
         with self._locks[recording.uri]:
             entry = self._stat(recording.uri)
         if entry is None or not is_unchanged(recording, entry):
-            kind = ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE
-            raise StorageError(kind, f"{recording.uri}: has changed since it was listed; the next run lists it again")
+            raise _changed(recording, ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE)
+
+
+def _changed(recording: Recording, kind: ErrorKind = ErrorKind.STORAGE) -> ChangedError:
+    return ChangedError(kind, f"{recording.uri}: has changed since it was listed; the next run lists it again")
 
 
 class _Unit:
@@ -150,20 +155,47 @@ class _Unit:
         return self.failure
 
     def _num_bytes_written(self) -> int:
-        return self._target.stat().st_size if self._target.exists() else 0
+        try:
+            return self._target.stat().st_size
+        except FileNotFoundError:  # not yet there, or no longer
+            return 0
 
 
 def _iter_units(
     recordings: Sequence[Recording], folder: Path, checker: _VersionChecker, timeout_s: float
 ) -> Iterator[tuple[_Unit, bool]]:
     """Yields, for each recording, its unit and whether it is the first of the unit."""
-    numbered = enumerate(recordings)
-    for _, group in groupby(numbered, key=lambda pair: read_unit_key(pair[1]) or pair[0]):
-        members = list(group)
-        target = folder / f"{members[0][0]:06d}"
-        unit = _Unit([recording for _, recording in members], target, checker, timeout_s)
+    for first, members in _group_units(recordings):
+        unit = _Unit(members, folder / f"{first:06d}", checker, timeout_s)
         for index in range(len(members)):
             yield unit, index == 0
+
+
+def _group_units(recordings: Sequence[Recording]) -> Iterator[tuple[int, Sequence[Recording]]]:
+    """Yields the recordings of each unit, with the position of the first."""
+    numbered = enumerate(recordings)
+    for _, group in groupby(numbered, key=lambda pair: read_unit_key(pair[1]) or _remote_range(pair[1]) or pair[0]):
+        first, *_ = positions = [position for position, _ in group]
+        members = recordings[first : first + len(positions)]
+        if _remote_range(members[0]) is None:
+            yield first, members
+            continue
+        for count, _ in group_ranges(list(map(_byte_range, members))):
+            yield first, recordings[first : first + count]
+            first += count
+
+
+def _remote_range(recording: Recording) -> tuple[str, str | None] | None:
+    """Returns the file, and its version, of a recording that is a byte range of a remote file; else None."""
+    uri = byte_range_file(recording)
+    return (uri, listed_file_version(recording)) if uri is not None and is_remote(uri) else None
+
+
+def _byte_range(recording: Recording) -> ByteRange:
+    place = recording.location
+    if place is None or place.byte_start is None:
+        raise ValueError(f"{recording.recording_id} is no byte range")
+    return place.byte_start, place.byte_start + (place.num_bytes or 0)
 
 
 def _needs_extraction(recording: Recording) -> bool:
@@ -178,6 +210,8 @@ def _read_unit(unit: Sequence[Recording], target: Path, checker: _VersionChecker
         yield from (_listing_error(recording) for recording in unit)
     elif _needs_extraction(unit[0]):
         yield from _extract(unit, target, checker)
+    elif len(unit) > 1 and _remote_range(unit[0]) is not None:
+        yield from _fetch_ranges(unit, target, checker)
     else:
         fetched = _fetch_wav_segments(unit, target, checker.storage) or _fetch_file(unit[0], target, checker)
         for _ in unit:
@@ -205,6 +239,48 @@ def _extract(unit: Sequence[Recording], target: Path, checker: _VersionChecker) 
         yield failure
 
 
+def _fetch_ranges(unit: Sequence[Recording], target: Path, checker: _VersionChecker) -> Iterator[FetchResult]:
+    """Yields the files of byte ranges of a remote file, which are read at once; one by one where that fails."""
+    ranges = list(map(_byte_range, unit))
+    begin, end = min(start for start, _ in ranges), max(stop for _, stop in ranges)
+    is_whole = True
+    try:
+        _copy_range(unit[0], begin, end - begin, target, checker)
+    except (ChangedError, MissingError) as error:
+        yield from (error for _ in unit)
+        return
+    except (StorageError, OSError):
+        is_whole = False
+    path, held = target, (0, 0)
+    for number, (recording, wanted) in enumerate(zip(unit, ranges, strict=True)):
+        if wanted != held:
+            path, held = target.with_name(f"{target.name}-{number}"), wanted
+            found: FetchResult = path
+            try:
+                if is_whole:
+                    cut_range(target, wanted[0] - begin, wanted[1] - wanted[0], path)
+                else:
+                    found = _fetch_file(recording, path, checker)
+            except OSError as error:
+                found = _local_error(recording, path, error)
+        if number == len(unit) - 1:
+            target.unlink(missing_ok=True)
+        yield found
+
+
+def _copy_range(recording: Recording, start: int, size: int, target: Path, checker: _VersionChecker) -> None:
+    """Copies a byte range of a recording's file, which must have the version that was listed."""
+    storage, version = checker.storage, None
+    if storage.has_conditional_reads(recording.uri):
+        version = listed_file_version(recording)
+    else:
+        checker.require_unchanged(recording)
+    try:
+        storage.fetch_range(recording.uri, start, size, target, version)
+    except ChangedError as error:
+        raise _changed(recording) from error
+
+
 def _fetch_wav_segments(unit: Sequence[Recording], target: Path, storage: Storage) -> Path | None:
     """Returns a file with the segments of a remote WAV; None if the whole file has to be fetched."""
     with suppress(StorageError, OSError):  # fetching the whole file then reports the error, or succeeds
@@ -222,8 +298,7 @@ def _fetch_file(recording: Recording, target: Path, checker: _VersionChecker) ->
     uri, place, storage = recording.uri, recording.location, checker.storage
     try:
         if place is not None and place.byte_start is not None:
-            checker.require_unchanged(recording)
-            storage.fetch_range(uri, place.byte_start, place.num_bytes or 0, target)
+            _copy_range(recording, place.byte_start, place.num_bytes or 0, target, checker)
             return target
         if is_remote(uri):
             storage.fetch(uri, target)
@@ -232,5 +307,9 @@ def _fetch_file(recording: Recording, target: Path, checker: _VersionChecker) ->
             return Path(uri)
     except StorageError as error:
         return error
-    except OSError as error:  # of the local disk
-        return StorageError(ErrorKind.STORAGE, f"{uri}: cannot be copied to {target.parent}: {error}")
+    except OSError as error:
+        return _local_error(recording, target, error)
+
+
+def _local_error(recording: Recording, target: Path, error: OSError) -> StorageError:
+    return StorageError(ErrorKind.STORAGE, f"{recording.uri}: cannot be copied to {target.parent}: {error}")

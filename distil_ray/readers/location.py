@@ -3,7 +3,8 @@
 An `AudioLocation` says which bytes and which seconds of a file a recording is. Reading it may mean reading more: a
 compressed archive is read from its start, a table column by row groups, a long file once for all of its segments.
 Recordings that share such a read have the same `read_unit_key`. The plan keeps them in one task and in their order, and
-`fetch` reads them together.
+`fetch` reads them together. Recordings that are byte ranges of one file (`byte_range_file`), such as members of a plain
+tar, can be read one by one; the plan keeps neighbors together, because `fetch` reads them with one request.
 """
 
 import hashlib
@@ -30,6 +31,20 @@ def read_unit_key(recording: Recording) -> str | None:
     if location.row_group is not None:
         return f"{recording.uri} {location.member} {location.row_group}"
     return recording.uri
+
+
+def byte_range_file(recording: Recording) -> str | None:
+    """Returns the URI of the file that the recording is a byte range of; None for all other recordings."""
+    location = recording.location
+    return recording.uri if location is not None and location.byte_start is not None and not recording.error else None
+
+
+def listed_file_version(recording: Recording) -> str | None:
+    """Returns the version that the recording's file had when it was listed; None if it is not known."""
+    if recording.source_version is None:
+        return None
+    version, _, _ = recording.source_version.partition(PROMPT_MARK)
+    return version.removesuffix(format_audio_range(recording.location)) or None
 
 
 def display_name(recording: Recording) -> str:

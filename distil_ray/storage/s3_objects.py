@@ -27,6 +27,10 @@ MAX_WAIT_S = 15.0
 Result = TypeVar("Result")
 
 
+class ReplacedError(OSError):
+    """An object does not have the etag that was asked for."""
+
+
 class S3(s3_listing.S3, Protocol):
     """The part of s3fs that is used here."""
 
@@ -77,18 +81,27 @@ def open_object(fs: S3, path: str) -> IO[bytes]:
     return cast(IO[bytes], io.BufferedReader(raw, BUFFER_BYTES))
 
 
-def copy_object(fs: S3, path: str, sink: IO[bytes]) -> int:
-    """Writes the content of an object to a file and returns its size. One GET, whatever the size.
+def copy_object(fs: S3, path: str, sink: IO[bytes], start: int = 0, size: int | None = None, etag: str = "") -> int:
+    """Writes an object, or a range of it, to a file and returns the number of bytes. One GET, whatever the size.
 
     A body that breaks off is continued where it ended.
+
+    Args:
+        fs: s3fs's file system.
+        path: The object.
+        sink: The file; gets the bytes at its position.
+        start: First byte.
+        size: Number of bytes; None for all that follow. At the end of the object there may be fewer.
+        etag: Etag that the object must have; empty for any.
     """
     begin = sink.tell()
-    etag = ""
 
     async def copy() -> None:
         nonlocal etag
-        start = sink.tell() - begin
-        request = {"Range": f"bytes={start}-", "IfMatch": etag} if start else {}
+        done = sink.tell() - begin
+        request = {"IfMatch": etag} if etag else {}
+        if start or done or size is not None:
+            request["Range"] = f"bytes={start + done}-{'' if size is None else start + size - 1}"
         answer = await _request(fs, path, request)
         etag = answer["ETag"]
         body, left = answer["Body"], answer["ContentLength"]
@@ -154,7 +167,7 @@ async def _request(fs: S3, path: str, request: dict[str, str]) -> dict[str, Any]
         return await fs._call_s3("get_object", Bucket=bucket, Key=key, **request)
     except OSError as error:
         if "PreconditionFailed" in str(error.__cause__):  # S3's code for an etag that does not match
-            raise OSError("the object was replaced while it was read") from error
+            raise ReplacedError("the object was replaced while it was read") from error
         raise
 
 

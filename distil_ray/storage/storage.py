@@ -26,6 +26,7 @@ from distil_ray.storage import atomic_files, local_files, s3_listing, s3_objects
 from distil_ray.storage.http import NoRangesError, make_session_factory, retry_delay_s, translate_http_error
 from distil_ray.storage.range_reader import RangeReader
 from distil_ray.storage.storage_errors import (
+    ChangedError,
     MissingError,
     StorageError,
     explain_error,
@@ -212,15 +213,41 @@ class Storage:
         fs, path = self._open(uri)
         return cast(bytes, fs.cat_file(path, start=start, end=start + size))
 
-    def fetch_range(self, uri: str, start: int, size: int, target: str | Path) -> None:
-        """Copies `size` bytes from `start` to a local path; a range that ends before that is a STORAGE error."""
+    def fetch_range(self, uri: str, start: int, size: int, target: str | Path, version: str | None = None) -> None:
+        """Copies `size` bytes from `start` to a local path; see `copy_range`."""
         with storage_errors("read", uri), open(target, "wb") as sink:
-            self.copy_range(uri, start, size, sink)
+            self.copy_range(uri, start, size, sink, version)
 
-    def copy_range(self, uri: str, start: int, size: int, sink: IO[bytes]) -> None:
-        """Writes `size` bytes from `start` to a local file, piece by piece; raises as `read_range` does."""
+    def copy_range(self, uri: str, start: int, size: int, sink: IO[bytes], version: str | None = None) -> None:
+        """Writes `size` bytes from `start` to a local file, piece by piece. From S3 they come with one request.
+
+        Args:
+            uri: The file.
+            start: First byte.
+            size: Number of bytes.
+            sink: The local file.
+            version: Version that the file must have; only where `has_conditional_reads`.
+
+        Raises:
+            ChangedError: The file has another version.
+            StorageError: STORAGE if the range ends before that.
+        """
+        if size and self.has_conditional_reads(uri):
+            with storage_errors("read", uri):
+                etag = f'"{version}"' if version else ""
+                try:
+                    copied = s3_objects.copy_object(*self._open(uri), sink, start, size, etag)
+                except s3_objects.ReplacedError as error:
+                    raise ChangedError(ErrorKind.STORAGE, f"cannot read {uri}: {error}") from error
+            if copied != size:
+                raise StorageError(ErrorKind.STORAGE, f"{uri}: {copied} of {size} bytes from {start} came")
+            return
         for begin in range(start, start + size, RANGE_BYTES):
             sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
+
+    def has_conditional_reads(self, uri: str) -> bool:
+        """Returns whether a read can name the version that the file must have, which spares a look at it before."""
+        return is_remote(uri) and hasattr(self._open(uri)[0], "call_s3")
 
     def put(self, uri: str, data: bytes) -> None:
         """Writes a whole file, replacing an existing one."""

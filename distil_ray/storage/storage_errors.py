@@ -74,6 +74,10 @@ class MissingError(StorageError, FileNotFoundError):
     """There is no such file, folder or bucket."""
 
 
+class ChangedError(StorageError):
+    """A file has another version than the one that was asked for."""
+
+
 @contextmanager
 def storage_errors(action: str, uri: str) -> Iterator[None]:
     """Turns errors raised inside the block into a `StorageError` that names the URI.

@@ -1,20 +1,17 @@
 """The plan holds what is left to do, once, in tasks of bounded audio, longest first."""
 
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import FAILED, FINAL, KEY, RETRYABLE, Keys, Ledger, find_ids, id_keys, recording_keys
-from distil_ray.pipeline.planner import MAX_UNIT_TASKS, TASKS_PER_FILE, Plan, make_plan, pack_tasks, read_task
+from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, read_task
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
@@ -159,72 +156,6 @@ def test_twenty_thousand_recordings_against_a_ledger_of_as_many(tmp_path: Path) 
     assert (plan.num_done, plan.num_recordings) == (10_000, 10_000)
     planned = {one.recording_id for task in tasks_of(plan) for one in task}
     assert planned == {one.recording_id for one in recordings[1::2]}
-
-
-durations = st.lists(st.integers(0, 50), max_size=60)
-
-
-@given(durations, st.integers(1, 30), st.integers(1, 8))
-@example([], 10, 2)
-@example([0, 0, 0], 10, 2)
-@example([10, 0, 0, 11], 10, 2)
-def test_tasks_hold_every_recording_once_within_their_bounds(lengths: list[int], limit: int, most: int) -> None:
-    samples = np.array(lengths, np.int64) * SAMPLE_RATE
-    keys = recording_keys(
-        map(str, range(len(lengths))), [None] * len(lengths), [None] * len(lengths), [""] * len(lengths)
-    )
-    alone = np.zeros(len(lengths), np.uint64)
-    order, starts = pack_tasks(samples, keys, alone, limit * SAMPLE_RATE, most)
-    assert sorted(order.tolist()) == list(range(len(lengths)))
-    assert starts[0] == 0
-    assert starts[-1] == len(lengths)
-    sums = []
-    for start, end in pairwise(starts.tolist()):
-        task = samples[order[start:end]]
-        sums.append(int(task.sum()))
-        assert 1 <= len(task) <= most
-        assert len(task) == 1 if task.max() >= limit * SAMPLE_RATE else task.sum() <= limit * SAMPLE_RATE
-        assert task.tolist() == sorted(task.tolist(), reverse=True)
-    assert sums == sorted(sums, reverse=True)
-
-
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), max_size=60), st.integers(1, 99), st.integers(1, 8))
-def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int, int]], limit: int, most: int) -> None:
-    samples = np.array([length for length, _ in pairs], np.int64) * SAMPLE_RATE
-    units = np.array([unit for _, unit in pairs], np.uint64)
-    nothing = [None] * len(pairs)
-    keys = recording_keys(map(str, range(len(pairs))), nothing, nothing, [""] * len(pairs))
-    order, starts = pack_tasks(samples, keys, units, limit * SAMPLE_RATE, most)
-    assert sorted(order.tolist()) == list(range(len(pairs)))
-    tasks = [order[start:end] for start, end in pairwise(starts.tolist())]
-    for task in tasks:
-        held = set(units[task].tolist())
-        alone = [np.flatnonzero(units == unit) for unit in held] if len(held) == 1 and 0 not in held else []
-        limits = [(-(-samples[own].sum() // MAX_UNIT_TASKS), -(-len(own) // MAX_UNIT_TASKS)) for own in alone]
-        samples_limit = max([limit * SAMPLE_RATE, *(one for one, _ in limits)])
-        assert 1 <= len(task) <= max([most, *(one for _, one in limits)])
-        assert len(task) == 1 or samples[task].sum() <= samples_limit
-    for unit in set(units.tolist()) - {0}:
-        members = np.flatnonzero(units == unit).tolist()
-        if samples[members].sum() <= limit * SAMPLE_RATE and len(members) <= most:
-            (task,) = (task.tolist() for task in tasks if unit in units[task])
-            begin = task.index(members[0])
-            assert task[begin : begin + len(members)] == members
-
-
-@pytest.mark.parametrize(("length_s", "most"), [(100, 50), (1, 3)])
-def test_a_large_unit_is_divided_among_few_tasks(length_s: int, most: int) -> None:
-    units = np.array([7] * 480 + [8] * 20 + [0] * 30, np.uint64)  # one of many tasks, one of few, loose recordings
-    samples = np.full(len(units), length_s * SAMPLE_RATE)
-    nothing = [None] * len(units)
-    keys = recording_keys(map(str, range(len(units))), nothing, nothing, [""] * len(units))
-    order, starts = pack_tasks(samples, keys, units, 500 * SAMPLE_RATE, most)
-    tasks = [order[start:end] for start, end in pairwise(starts.tolist())]
-    of_unit = [task for task in tasks if 7 in units[task]]
-    assert len(of_unit) == MAX_UNIT_TASKS
-    assert {len(task) for task in of_unit} == {30}
-    assert max(len(task) for task in tasks if 7 not in units[task]) <= most
-    assert max(samples[task].sum() for task in tasks if 7 not in units[task]) <= 500 * SAMPLE_RATE
 
 
 def test_what_is_tried_again_is_a_task_of_another_name_and_leaves_new_recordings_alone() -> None:

@@ -8,7 +8,10 @@ from typing import IO
 
 import pytest
 
+from benchmarks.scale.counting import CountingProxy, Kind
+from distil_ray.config import StorageConfig
 from distil_ray.errors import ErrorKind
+from distil_ray.readers import byte_ranges
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, is_unchanged, read_unit_key, recording_version
 from distil_ray.storage.storage import Entry, Storage
@@ -62,6 +65,54 @@ def test_a_file_is_read_once_for_all_of_its_segments(
     files = list(prefetch_files(segments, {}, tmp_path, storage, threads=4))
     assert len(set(map(str, files))) == 1
     assert reads == {f"{bucket}/long": 1}
+
+
+SHARD = bytes(range(256)) * 64
+PLACES = [(0, 100), (100, 50), (1000, 24), (1000, 24), (700, 80), (15_000, 1000)]
+
+
+def _members(uri: str, places: list[tuple[int, int]], version: str | None) -> list[Recording]:
+    return [
+        Recording(str(number), uri, size, version, AudioLocation(f"m{number}", byte_start=start, num_bytes=size))
+        for number, (start, size) in enumerate(places)
+    ]
+
+
+def _fetch(recordings: list[Recording], storage: Storage, folder: Path) -> list[bytes | ErrorKind]:
+    folder.mkdir()
+    found = prefetch_files(recordings, {}, folder, storage, threads=2)
+    return [one.kind if isinstance(one, StorageError) else one.read_bytes() for one in found]
+
+
+def test_members_of_a_shard_are_read_with_one_request(
+    bucket: str, s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri, plain = f"{bucket}/a.tar", Storage()
+    plain.put(uri, SHARD)
+    entry = plain.stat(uri)
+    assert entry is not None
+    wanted = [SHARD[start : start + size] for start, size in PLACES]
+    members = _members(uri, PLACES, entry.version)
+    proxy = CountingProxy(s3_environment)
+    with proxy.serving() as url:
+        counted = Storage(StorageConfig(endpoint_url=url, timeout_s=5))
+        assert _fetch(members, counted, tmp_path / "0") == wanted
+        assert proxy.take_requests() == {Kind.RANGED_GET: 1}
+        assert len(list((tmp_path / "0").iterdir())) == 1  # the last member
+        monkeypatch.setattr(byte_ranges, "MAX_GAP_BYTES", 500)
+        monkeypatch.setattr(byte_ranges, "MAX_GROUP_BYTES", 400)
+        assert _fetch(members, counted, tmp_path / "1") == wanted
+        assert proxy.take_requests() == {Kind.RANGED_GET: 3}  # the first two, three, the last
+        plain.put(uri, SHARD[::-1])
+        assert _fetch(members, counted, tmp_path / "2") == [ErrorKind.STORAGE] * len(PLACES)
+
+
+def test_a_member_beyond_the_end_of_a_shard_fails_alone(bucket: str, tmp_path: Path) -> None:
+    storage = Storage()
+    storage.put(f"{bucket}/a.tar", SHARD)
+    places = [(0, 10), (len(SHARD) - 5, 10), (20, 10)]
+    found = _fetch(_members(f"{bucket}/a.tar", places, None), storage, tmp_path / "copies")
+    assert found == [SHARD[:10], ErrorKind.STORAGE, SHARD[20:30]]
 
 
 def test_another_segment_of_the_same_file_is_another_version() -> None:
