@@ -2,8 +2,8 @@
 
 `load_model` gives Hugging Face's `WhisperForConditionalGeneration`, `open_model` what the native recognizer needs of
 it: tensors that are read one by one. Decoding is not part of this module. Automatic choices are returned as warnings
-with their reasons. Measured on CPUs, bfloat16 is twice as fast as float32 if the processor has instructions for it
-(AVX512-BF16, AMX), and four times slower if it has not; ``auto`` therefore reads the CPU flags.
+with their reasons. Measured on CPUs, bfloat16 is more than twice as fast as float32 if the processor has AMX, slower
+with AVX512-BF16 alone, and four times slower without either; ``auto`` therefore reads the CPU flags.
 """
 
 import importlib.util
@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from distil_ray.whisper.int8_kernels import find_problem
-from distil_ray.whisper.processor import Int8Products, choose_int8_products, cpu_flags
+from distil_ray.whisper.processor import BFLOAT16_FLAG, Int8Products, choose_int8_products, cpu_flags
 from distil_ray.whisper.stored_model import StoredModel
 
-BFLOAT16_CPU_FLAG = "amx_bf16"  # in /proc/cpuinfo. With AVX512-BF16 alone float32 is faster (docs/performance.md)
 # Warnings that transformers logs for every Whisper batch: the padding token is the end token, and its own generate
 # passes suppressed tokens in two ways. Windows of 30 s have no padding that an attention mask could exclude.
 SUPPRESSED_LOG_MESSAGES = (
@@ -175,8 +174,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> tuple[torch.dtype, str | 
         if _is_ampere(device):
             return torch.bfloat16, "model.dtype=auto: bfloat16, which this GPU supports"
         return torch.float16, "model.dtype=auto: float16, because this GPU does not support bfloat16"
-    if BFLOAT16_CPU_FLAG in cpu_flags():
-        return torch.bfloat16, f"model.dtype=auto: bfloat16, because the processor has {BFLOAT16_CPU_FLAG}"
+    if BFLOAT16_FLAG in cpu_flags():
+        return torch.bfloat16, f"model.dtype=auto: bfloat16, because the processor has {BFLOAT16_FLAG}"
     return torch.float32, "model.dtype=auto: float32, because the processor has no AMX for bfloat16"
 
 

@@ -6,6 +6,7 @@ unsigned byte with a weight of more than 64 may not fit. With weights of -64 to 
 32,640, which does, so that the integer products are exact on every processor; the weights have 7 bits instead of 8.
 """
 
+import functools
 import os
 import platform
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
 X86 = ("x86_64", "amd64")
+BFLOAT16_FLAG = "amx_bf16"  # instructions for products of bfloat16 matrices
 PRODUCT_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # in /proc/cpuinfo: instructions for 8-bit products
 # Flags that libraries may not use, by the value of a variable in the environment (ATEN_CPU_CAPABILITY of torch,
 # ONEDNN_MAX_CPU_ISA of oneDNN).
@@ -21,7 +23,12 @@ ONEDNN_LIMITS = {
     "SSE41": ("avx512", "amx", "avx_vnni"),
     "AVX": ("avx512", "amx", "avx_vnni"),
     "AVX2": ("avx512", "amx", "avx_vnni"),
+    "AVX2_VNNI": ("avx512", "amx"),
+    "AVX2_VNNI_2": ("avx512", "amx"),
     "AVX512_CORE": ("avx512_vnni", "avx512_bf16", "amx", "avx_vnni"),
+    "AVX512_CORE_VNNI": ("avx512_bf16", "amx"),
+    "AVX512_CORE_BF16": ("amx",),
+    "AVX512_CORE_FP16": ("amx",),
 }
 
 
@@ -68,6 +75,12 @@ def choose_int8_products() -> tuple[Int8Products | None, str | None]:
 def has_int8_products() -> bool:
     """Returns True if the processor has instructions for 8-bit products (`EIGHT_BITS`)."""
     return choose_int8_products()[0] is EIGHT_BITS
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Returns True if the processor multiplies matrices of bfloat16 in AMX tiles, at six times the rate of float32."""
+    return BFLOAT16_FLAG in cpu_flags()
 
 
 def cpu_flags() -> frozenset[str]:

@@ -60,6 +60,8 @@ def test_a_processor_computes_int8_with_what_it_has(
         ("AVX2", "AVX2", {"avx2"}),
         (None, "avx2", {"avx2"}),
         (None, "AVX512_CORE", {"avx2", "avx512f"}),
+        (None, "AVX512_CORE_BF16", {"avx2", "avx_vnni", "avx512f", "avx512_vnni"}),
+        (None, "AVX2_VNNI", {"avx2", "avx_vnni"}),
         ("default", None, set()),
     ],
 )

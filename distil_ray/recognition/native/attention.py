@@ -1,7 +1,8 @@
 """Attention over the cache in a decoder step: dense products, or one kernel that reads each row by its length.
 
 Two plain products around a softmax are faster than scaled_dot_product_attention for a single query per row on a CPU, by
-1.2 times in float32 and 8 times in bfloat16. They read every row as far as the longest. On a GPU a Triton kernel
+1.2 times in float32 and 8 times in bfloat16; with AMX, the latter is faster by 1.5 times in bfloat16. Both read every
+row as far as the longest. On a GPU a Triton kernel
 (triton_attention.py) reads the positions of each row alone; it is used only if it compiles on this machine and agrees
 with plain products.
 """
@@ -12,8 +13,10 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from distil_ray.recognition.native.kv_cache import CrossBlock, KVCache, round_up_to_lanes
+from distil_ray.recognition.native.linear import runs_in_amx
 
 SingleQueryAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -194,6 +197,8 @@ def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor |
 
     `values` have the shape (rows, heads, T, head). `mask` is added to the weights.
     """
+    if runs_in_amx(query):
+        return functional.scaled_dot_product_attention(query, keys.transpose(-1, -2), values, attn_mask=mask, scale=1.0)
     weights = torch.matmul(query, keys)
     if mask is not None:
         weights += mask

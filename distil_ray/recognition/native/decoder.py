@@ -36,6 +36,7 @@ from distil_ray.recognition.native.linear import (
     Projection,
     fuse_linears,
     prepare_for_few_rows,
+    row_blocks,
 )
 from distil_ray.recognition.native.query_record import QueryRecord
 from distil_ray.whisper.processor import Int8Products
@@ -112,6 +113,7 @@ class Decoder:
         self.device: torch.device = module.device
         self._layers = [_prepare_layer(layer, int8, float8) for layer in decoder.layers]
         self._norm: nn.LayerNorm = decoder.layer_norm
+        self._silence_kv: list[tuple[Tensor, Tensor]] = []  # of each layer, as in the cache
         self._positions: Tensor = decoder.embed_positions.weight
         self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary, float8)
         self.cache_positions: int = self.max_positions + SPARE_POSITIONS
@@ -143,6 +145,19 @@ class Decoder:
         numbers: int = 2 * len(self._layers) * self.heads * self.head_size
         return numbers * (num_texts * self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
 
+    @torch.inference_mode()
+    def add_silence(self, hidden: Tensor) -> None:
+        """Projects the silence behind short windows once, so that `write_cross_kv` copies it. On a CPU only.
+
+        `hidden` is that of a full window of silence, shape (positions, d_model), of which each window has the last
+        positions behind it (`Encoder.silence`).
+        """
+        for layer in self._layers:
+            keys = hidden.new_empty(self.heads, self.head_size, len(hidden))
+            values = hidden.new_empty(self.heads, len(hidden), self.head_size)
+            _project_row(layer.cross_kv, hidden, keys, values)
+            self._silence_kv.append((keys, values))
+
     def write_cross_kv(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
         """Writes the cross-attention keys and values of windows into `slots`.
 
@@ -151,6 +166,7 @@ class Decoder:
         """
         rows, length, _ = encoded.shape
         slot_numbers = [] if cache.is_static else slots.tolist()
+        known = length - window_positions if self._silence_kv else 0
         for slot in slot_numbers:
             cache.reserve_window(slot, length)
         for index, layer in enumerate(self._layers):
@@ -162,7 +178,12 @@ class Decoder:
                 continue
             for row, slot in zip(encoded, slot_numbers, strict=True):
                 keys, values = cache.cross_kv(index, slot)
-                _project_row(layer.cross_kv, row, keys[:, :, :length], values[:, :length])
+                num = length - known
+                _project_row(layer.cross_kv, row[:num], keys[..., :num], values[:, :num])
+                if known:
+                    silent_keys, silent_values = self._silence_kv[index]
+                    keys[..., num:length] = silent_keys[..., -known:]
+                    values[:, num:length] = silent_values[:, -known:]
         cache.encoder_lengths[slots] = length
         mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
         mask[:window_positions] = 0.0
@@ -226,7 +247,8 @@ class Decoder:
         for row, (slot, length) in enumerate(zip(slots.tolist(), cache.encoder_lengths[slots].tolist(), strict=True)):
             own = round_up_to_lanes(length, mask.shape[1])
             keys, values = cache.cross_kv(index, slot)
-            mixed[row] = masked_attention(query[row], keys[:, :, :own], values[:, :own], mask[slot, :own])
+            own_mask = mask[slot, None, None, None, :own]
+            mixed[row] = masked_attention(query[row, None], keys[None, :, :, :own], values[None, :, :own], own_mask)[0]
         return mixed
 
     def step(
@@ -311,9 +333,10 @@ def _project_row(cross_kv: Projection, hidden: Tensor, keys: Tensor, values: Ten
         projected = functional.linear(hidden, cross_kv.weight[size:], cross_kv.bias[size:])
         values.copy_(projected.view(length, heads, head_size).transpose(0, 1))
         return
-    both = cross_kv(hidden).view(length, 2, heads, head_size)
-    keys.copy_(both[:, 0].permute(1, 2, 0))
-    values.copy_(both[:, 1].transpose(0, 1))
+    for part in row_blocks(length):
+        both = cross_kv(hidden[part]).view(-1, 2, heads, head_size)
+        keys[..., part] = both[:, 0].permute(1, 2, 0)
+        values[:, part] = both[:, 1].transpose(0, 1)
 
 
 def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:

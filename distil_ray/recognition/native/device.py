@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 
 from distil_ray.recognition.memory_estimate import choose_cpu_slots
+from distil_ray.whisper.processor import has_amx
 
 GLIBC_TRIM_THRESHOLD, GLIBC_MMAP_THRESHOLD = -1, -3  # parameters of mallopt (malloc.h)
 KEPT_BYTES = 2**30  # freed memory that stays with the process
 MAX_KERNELS = 64  # of oneDNN; a step has about five
+MAX_AMX_KERNELS = 192  # where each one takes 1 to 10 ms to compile; about 100 are in use
 SMALLEST_RETURNED_BYTES = 2**18  # smaller blocks are many, and each would take whole pages
 LARGEST_KEPT_BYTES = 32 * 2**20  # the largest value that mallopt accepts; larger blocks return to the system
 # Parts of the messages of RuntimeErrors: of the host allocator, of CUDA and of its libraries.
@@ -85,7 +87,7 @@ def prepare_memory() -> None:
     While weights are arranged, each is there twice for a moment; in the heap, what they leave would stay between those
     that are kept. Does nothing on other C libraries.
     """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_KERNELS))
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(MAX_AMX_KERNELS if has_amx() else MAX_KERNELS))
     _set_malloc({GLIBC_MMAP_THRESHOLD: SMALLEST_RETURNED_BYTES})
 
 

@@ -26,7 +26,14 @@ from torch.nn import functional
 
 from distil_ray.recognition.native.compiled_layer import CompiledLayer
 from distil_ray.recognition.native.float8 import Float8Layers, quantize
-from distil_ray.recognition.native.linear import Projection, fuse_linears
+from distil_ray.recognition.native.linear import (
+    Linear,
+    Projection,
+    fuse_linears,
+    prepare_for_windows,
+    row_blocks,
+    runs_in_amx,
+)
 from distil_ray.whisper.features import FRAMES_PER_POSITION
 from distil_ray.whisper.processor import Int8Products
 
@@ -136,13 +143,20 @@ class Encoder:
         """
         encoder = module.model.encoder
         # Only parts of the module are kept: weights that are rearranged must not stay in memory twice.
-        self._convolutions = tuple((each.weight, each.bias) for each in (encoder.conv1, encoder.conv2))
         self._positions: Tensor = encoder.embed_positions.weight
+        self._num_bins: int = encoder.conv1.weight.shape[1]
+        self._runs_in_blocks = module.config._attn_implementation == "sdpa" and runs_in_amx(self._positions)
+        self._convolutions = tuple((each.weight, each.bias) for each in (encoder.conv1, encoder.conv2))
+        if self._runs_in_blocks:
+            self._products = tuple(_as_product(*each) for each in self._convolutions)
+            self._convolutions = ()
         self._norm: nn.LayerNorm = encoder.layer_norm
         self._heads: int = module.config.encoder_attention_heads
         self._silence: EncodedSilence | None = None
         is_own = module.config._attn_implementation == "sdpa"
         self._run_layer: Callable[..., Tensor] = _run_layer if is_own else _run_hugging_face_layer
+        if self._runs_in_blocks:
+            self._run_layer = _run_layer_in_blocks
         self._layers: list[Any] = [_prepare_layer(layer, int8, float8) if is_own else layer for layer in encoder.layers]
         self.compiled: CompiledLayer | None = None
 
@@ -151,6 +165,12 @@ class Encoder:
         """Silence follows every short window."""
         return self._silence is not None
 
+    @property
+    def silence(self) -> Tensor:
+        """The output for a full window of silence, subsampled, shape (positions, d_model). Needs `has_silence`."""
+        assert self._silence is not None, "add_silence_context was called"
+        return self._silence.hidden[0]
+
     @torch.inference_mode()
     def add_silence_context(self) -> None:
         """Makes silence follow every window shorter than 30 s from now on. Needs SDPA."""
@@ -158,7 +178,7 @@ class Encoder:
         kept_kv: list[tuple[Tensor, Tensor]] = []
         hidden = self._embed(self._silent_features(positions))
         for layer in self._layers:
-            hidden = _run_layer(layer, self._heads, hidden, kept_kv=kept_kv)
+            hidden = self._run_layer(layer, self._heads, hidden, kept_kv=kept_kv)
         keys, values = zip(*kept_kv, strict=True)
         self._silence = EncodedSilence(keys, values, self._norm(hidden)[:, ::SILENCE_SUBSAMPLING].clone(), positions)
 
@@ -181,8 +201,7 @@ class Encoder:
         return compiled
 
     def _silent_features(self, positions: int, rows: int = 1) -> Tensor:
-        bins = self._convolutions[0][0].shape[1]
-        shape = (rows, bins, positions * FRAMES_PER_POSITION)
+        shape = (rows, self._num_bins, positions * FRAMES_PER_POSITION)
         return torch.full(shape, SILENCE_LOG_MEL, device=self._positions.device)
 
     def _context(self, length: int) -> SilenceContext | None:
@@ -205,6 +224,8 @@ class Encoder:
         `features` are float32, shape (rows, mel bins, frames), with an even number of frames, at most 3000. The window
         has half as many positions; those of silence, if any, follow.
         """
+        if self._runs_in_blocks and len(features) > 1:
+            return torch.cat([self(window[None]) for window in features])
         hidden = self._embed(features)
         context = self._context(hidden.shape[1])
         run = self.compiled or self._run_layer
@@ -215,12 +236,44 @@ class Encoder:
 
     def _embed(self, features: Tensor) -> Tensor:
         """Returns the input of the first layer."""
+        if self._runs_in_blocks:
+            return self._embed_in_blocks(features)
         first, second = self._convolutions
         hidden = functional.gelu(functional.conv1d(features.to(self._positions.dtype), *first, padding=1))
         hidden = functional.gelu(functional.conv1d(hidden, *second, stride=FRAMES_PER_POSITION, padding=1))
         hidden = hidden.transpose(1, 2).contiguous()
         hidden += self._positions[: features.shape[2] // FRAMES_PER_POSITION]
         return hidden
+
+    def _embed_in_blocks(self, features: Tensor) -> Tensor:
+        """Returns what `_embed` does, for a single window, by products over three neighboring frames."""
+        first, second = self._products
+        num_frames, size = features.shape[2], self._positions.shape[1]
+        frames = self._positions.new_zeros(num_frames + 2, self._num_bins)  # with a frame of zeros at each end
+        frames[1:-1] = features[0].T
+        states = self._positions.new_zeros(num_frames + 2, size)
+        for part in row_blocks(num_frames):
+            states[part.start + 1 : part.stop + 1] = torch.ops.aten.gelu_(first(_neighbors(frames, part, stride=1)))
+        hidden = self._positions.new_empty(1, num_frames // FRAMES_PER_POSITION, size)
+        for part in row_blocks(hidden.shape[1]):
+            product = torch.ops.aten.gelu_(second(_neighbors(states, part, stride=FRAMES_PER_POSITION)))
+            torch.add(product, self._positions[part], out=hidden[0, part])
+        return hidden
+
+
+def _as_product(weight: Tensor, bias: Tensor) -> Projection:
+    """Returns a convolution over three frames, weight of shape (out, in, 3), as a layer of these frames."""
+    return prepare_for_windows(Linear(weight.permute(0, 2, 1).flatten(1), bias))
+
+
+def _neighbors(frames: Tensor, part: slice, stride: int) -> Tensor:
+    """Returns three consecutive rows of `frames`, shape (rows, size), side by side, for each position of `part`.
+
+    The shape is (positions, 3 x size). The first position has the first three rows, each further one begins `stride`
+    rows later.
+    """
+    size = frames.shape[1]
+    return frames.as_strided((part.stop - part.start, 3 * size), (stride * size, 1), part.start * stride * size)
 
 
 def _run_hugging_face_layer(layer: Any, num_heads: int, hidden: Tensor) -> Tensor:
@@ -261,6 +314,41 @@ def _run_layer(
     if hidden.dtype == torch.float16:  # against overflow, as in Hugging Face's layer
         limit = torch.finfo(torch.float16).max - 1000
         hidden.clamp_(-limit, limit)
+    return hidden
+
+
+def _run_layer_in_blocks(
+    layer: EncoderLayer,
+    num_heads: int,
+    hidden: Tensor,
+    silent_keys: Tensor | None = None,
+    silent_values: Tensor | None = None,
+    mask: Tensor | None = None,
+    kept_kv: list[tuple[Tensor, Tensor]] | None = None,
+) -> Tensor:
+    """Returns what `_run_layer` does, for a single window; everything but the attention a block of positions at a time.
+
+    Where products take little time, passes over activations that are not in the cache take as much.
+    """
+    _, length, size = hidden.shape
+    head_size = size // num_heads
+    kept = 0 if silent_keys is None else silent_keys.shape[2]
+    query = hidden.new_empty(num_heads, length, head_size)
+    key, value = hidden.new_empty(2, num_heads, length + kept, head_size)
+    blocks = row_blocks(length)
+    for part in blocks:
+        qkv = layer.self_qkv(layer.self_norm(hidden[0, part])).view(-1, 3, num_heads, head_size)
+        query[:, part], key[:, part], value[:, part] = qkv.permute(1, 2, 0, 3)
+    if kept_kv is not None:
+        kept_kv.append((key[None, :, ::SILENCE_SUBSAMPLING].clone(), value[None, :, ::SILENCE_SUBSAMPLING].clone()))
+    if silent_keys is not None and silent_values is not None:
+        key[:, length:], value[:, length:] = silent_keys[0], silent_values[0]
+    mixed = functional.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask, scale=1.0)
+    mixed = mixed[0].transpose(0, 1).reshape(length, size)
+    for part in blocks:
+        rows = hidden[0, part]
+        rows += layer.self_out(mixed[part])
+        rows += layer.fc2(torch.ops.aten.gelu_(layer.fc1(layer.mlp_norm(rows))))
     return hidden
 
 

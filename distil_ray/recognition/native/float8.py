@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distil_ray.recognition.native.linear import Int8Linear, Linear, Projection
+from distil_ray.recognition.native.linear import Int8Linear, Linear, Projection, prepare_for_windows
 from distil_ray.whisper.processor import Int8Products
 
 FLOAT8 = torch.float8_e4m3fn
@@ -100,7 +100,7 @@ def quantize(linear: Linear, int8: Int8Products | None, float8: Float8Layers | N
     """Returns a layer of whole windows, in 8 bits where one of the two is given."""
     if int8 is not None:
         return Int8Linear(linear, int8)
-    return linear if float8 is None else float8.add(linear)
+    return prepare_for_windows(linear) if float8 is None else float8.add(linear)
 
 
 def quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

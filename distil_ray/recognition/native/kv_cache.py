@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from distil_ray.recognition.native.device import copy_async
+from distil_ray.whisper.processor import has_amx
 
 LANES = 16  # float32 numbers that the widest vector units add at once
 BLOCK_SHARE = 0.75  # of the longest window of a block that its shortest has at least
@@ -98,6 +99,8 @@ class KVCache:
         self._layers, self._heads, self._head_size = layers, heads, head_size
         self._dtype, self._device = dtype, device
         self.is_static = device.type != "cpu"
+        # Attention in AMX tiles reads a position at a time (attention.py): transposed keys are a view of those.
+        self._keeps_rows = device.type == "cpu" and dtype == torch.bfloat16 and has_amx()
         encoder_positions = round_up_to_lanes(encoder_positions) if self.is_static else encoder_positions
         self._window_memory: Tensor | None = None  # of the blocks, on a CPU
         self.slots, self.max_positions = slots, positions
@@ -220,7 +223,11 @@ class KVCache:
         for rows, positions in plan:
             size = numbers * rows * positions
             shape = (self._layers, rows, self._heads)
-            keys = memory[begin : begin + size].view(*shape, self._head_size, positions)
+            keys = memory[begin : begin + size]
+            if self._keeps_rows:
+                keys = keys.view(*shape, positions, self._head_size).transpose(-1, -2)
+            else:
+                keys = keys.view(*shape, self._head_size, positions)
             values = memory[begin + size : begin + 2 * size].view(*shape, positions, self._head_size)
             blocks.append(CrossBlock(first, keys, values))
             first, begin = first + rows, begin + 2 * size

@@ -14,9 +14,11 @@ from torch.nn import functional
 
 from distil_ray.recognition.native.half_linear import HalfLinear, is_half_exact
 from distil_ray.whisper.int8_kernels import MAX_INT8, pack
-from distil_ray.whisper.processor import Int8Products
+from distil_ray.whisper.processor import Int8Products, has_amx
 
 PACKED_NUM_ROWS = 8  # the layout of packed weights is chosen for so many rows
+ROWS_STEP = 50  # positions of a second: short windows are whole seconds
+MAX_BLOCK_ROWS = 300
 
 Projection = Callable[[Tensor], Tensor]  # any linear layer: shape (..., in) to (..., out)
 
@@ -36,7 +38,11 @@ class Linear:
 
 
 class PackedLinear:
-    """A float32 layer on a CPU that is called with a few rows: its weight is stored as the kernels of oneDNN read it.
+    """A layer on a CPU whose weight is stored as the kernels of oneDNN read it.
+
+    In float32 it is for calls with a few rows; in bfloat16 on a processor with AMX for any number of them. oneDNN
+    compiles a kernel for each number of rows, which takes 1 to 10 ms for AMX: bfloat16 rows are padded to one of a few
+    numbers.
 
     The operator is the one of torch's own frozen graphs. For 512 inputs and 51,865 outputs it takes 10 ms for one row,
     12 for six and 18 for sixteen, where the plain product takes 12, 26 and 33; for 2,048 outputs 0.70, 0.68 and 0.97
@@ -49,10 +55,22 @@ class PackedLinear:
         self._bias = linear.bias
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        return pad_single_row(self._product, hidden)
+        if hidden.dtype == torch.float32:
+            return pad_single_row(self._product, hidden)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        num_missing = num_padded_rows(len(rows)) - len(rows)
+        if not num_missing:
+            return self._product(hidden)
+        padded = functional.pad(rows, (0, 0, 0, num_missing))
+        return self._product(padded)[: len(rows)].view(*hidden.shape[:-1], -1)
 
     def _product(self, hidden: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(hidden, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]
+
+
+def runs_in_amx(tensor: Tensor) -> bool:
+    """Returns whether products with this tensor are computed in the AMX tiles of the processor."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and has_amx()
 
 
 def fuse_linears(*parts: tuple[nn.Linear, float]) -> Linear:
@@ -69,10 +87,17 @@ def fuse_linears(*parts: tuple[nn.Linear, float]) -> Linear:
     return Linear(weight, torch.cat(biases))
 
 
+def prepare_for_windows(linear: Linear) -> Projection:
+    """Returns the layer, arranged for calls with the positions of whole windows."""
+    return PackedLinear(linear) if runs_in_amx(linear.weight) else linear
+
+
 def prepare_for_few_rows(linear: Linear) -> Projection:
     """Returns the layer, arranged for calls with a few rows."""
     if linear.weight.device.type != "cpu":
         return linear
+    if runs_in_amx(linear.weight):
+        return PackedLinear(linear)
     if linear.weight.dtype != torch.float32:
         return partial(pad_single_row, linear)
     return HalfLinear(linear.weight, linear.bias) if is_half_exact(linear.weight) else PackedLinear(linear)
@@ -83,6 +108,25 @@ def pad_single_row(product: Projection, hidden: Tensor) -> Tensor:
     if hidden.numel() > hidden.shape[-1]:
         return product(hidden)
     return product(hidden.reshape(1, -1).expand(2, -1))[:1].view(*hidden.shape[:-1], -1)
+
+
+def num_padded_rows(num: int) -> int:
+    """Returns the number of rows that so many are padded to: of 16 a multiple of 4, of more a multiple of 16 or 64."""
+    if num % ROWS_STEP == 0:
+        return num
+    step = 4 if num <= 16 else 16 if num <= 64 else 64
+    return -(-num // step) * step
+
+
+def row_blocks(num: int) -> list[slice]:
+    """Divides rows into blocks of about one size, multiples of `ROWS_STEP` but for the last, at most `MAX_BLOCK_ROWS`.
+
+    What a layer of the encoder computes of a block stays in the processor's second-level cache, and a kernel is
+    compiled for each size of blocks instead of each length of windows.
+    """
+    num_blocks = -(-num // MAX_BLOCK_ROWS)
+    size = -(-num // (num_blocks * ROWS_STEP)) * ROWS_STEP
+    return [slice(begin, min(begin + size, num)) for begin in range(0, num, size)]
 
 
 class Int8Linear:

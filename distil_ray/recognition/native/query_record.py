@@ -64,5 +64,7 @@ class QueryRecord:
         for layer, heads in self._heads.items():
             keys = cache.cross_kv(layer, slot)[0][heads, :, :length]
             queries = self._queries[layer][slot, first : first + num].transpose(0, 1)
-            weights.append((torch.matmul(queries, keys) + mask).float().softmax(dim=-1))
+            # In float32 also where the cache is not: the shapes differ with every text, and in bfloat16 oneDNN compiles
+            # a kernel for each.
+            weights.append((torch.matmul(queries.float(), keys.float()) + mask).softmax(dim=-1))
         return torch.cat(weights)
