@@ -63,7 +63,7 @@ def test_hidden_states_of_real_speech_are_near_those_of_bfloat16(whisper_tiny_en
     loaded = [open_model(whisper_tiny_en, dtype="bfloat16") for _ in range(2)]
     plain = Encoder(loaded[0].module)(features).float()
     rounded = Encoder(loaded[1].module, float8=Float8Layers())(features).float()
-    assert (rounded - plain).norm() < 0.1 * plain.norm()
+    assert (rounded - plain).norm() < 0.12 * plain.norm()
 
 
 def test_a_recognizer_computes_in_8_bits_once_they_pass_the_check(small_checkpoint: Path) -> None:
