@@ -115,6 +115,8 @@ _PART_HEAD: list[tuple[str, pa.DataType]] = [
     ("is_last", pa.bool_()),
     ("already_committed", pa.bool_()),  # the output has the task's file: nothing is left to do
     ("decoded", pa.list_(arrow_type(DecodedRecording))),  # recordings whose audio ends in this part
+    # The task's rows of RECORDING, as an Arrow stream, so that the plan is read once; null but in the last part.
+    ("recordings", pa.large_binary()),
     ("decode_s", pa.float64()),
 ]
 
@@ -167,6 +169,7 @@ COMMIT_RESULT = pa.schema(
         ("dtype", pa.string()),
         ("actor_rss_mb", pa.float64()),
         ("warnings", pa.list_(pa.string())),  # as in PART_RESULT
+        ("index_entry", pa.large_binary()),  # of the written file (pipeline/committed_files.py)
     ]
 )
 
@@ -179,6 +182,19 @@ VERSION_KEY = b"distil_ray.schema_version"
 ADDED_FIELDS = dict(_added_fields(TranscriptRow))
 
 TRANSCRIPT = pa.schema(arrow_fields(TranscriptRow), metadata={VERSION_KEY: str(SCHEMA_VERSION)})
+
+
+def to_stream_bytes(table: pa.Table) -> bytes:
+    """Returns a table as an Arrow stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def from_stream_bytes(data: bytes) -> pa.Table:
+    """Returns the table of `to_stream_bytes`."""
+    return pa.ipc.open_stream(data).read_all()
 
 
 def transcript_schema(version: int) -> pa.Schema:

@@ -7,7 +7,7 @@ Without it, a run at whose end the output has a million files reads a million fi
 an entry counts, and how the files are written and merged.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -46,18 +46,30 @@ class StatisticsIndex:
         entries: The listed files of transcripts.
         output_uri: Normalized URI of the output.
         storage: Storage of the output.
+        own: Returns entries of files that this run has written: tables with the columns of the index.
     """
 
-    def __init__(self, entries: Sequence[Entry], output_uri: str, storage: Storage) -> None:
-        self._entries, self._output_uri, self._storage = entries, output_uri, storage
+    def __init__(
+        self,
+        entries: Sequence[Entry],
+        output_uri: str,
+        storage: Storage,
+        own: Callable[[], Iterable[pa.Table]] = tuple,
+    ) -> None:
+        self._entries, self._output_uri, self._storage, self._own = entries, output_uri, storage, own
         self._read: list[tuple[int, pa.Table]] = []
         self._num_rows = 0
 
     def read(self) -> Iterator[tuple[pa.Table, NDArray[np.int64]]]:
         """Yields rows with `COLUMNS`, and the number of the file of each; the rows of a file follow each other."""
+        is_left = np.ones(len(self._entries), np.bool_)
         for table, numbers in INDEX.read(self._entries, self._output_uri, self._storage):
-            rows = table["rows"].combine_chunks()
-            yield _rows_of(rows), np.repeat(numbers, pc.list_value_length(rows).to_numpy())
+            is_left[numbers] = False
+            yield _expand(table, numbers)
+        for table, numbers in INDEX.match(self._own(), self._entries, is_left, self._output_uri):
+            for row, number in enumerate(numbers.tolist()):
+                self.add(number, _expand(table.slice(row, 1), numbers[row : row + 1])[0])
+            yield _expand(table, numbers)
 
     def add(self, number: int, rows: pa.Table) -> None:
         """Notes the rows of a file that the index did not have."""
@@ -70,13 +82,27 @@ class StatisticsIndex:
         if len(self._read) < block_index.MIN_BLOCKS:
             return
         known = [identity(self._entries[number], self._output_uri) for number, _ in self._read]
-        rows = pa.concat_tables([table for _, table in self._read]).combine_chunks()
-        values = pa.StructArray.from_arrays([rows[name].combine_chunks() for name in COLUMNS], fields=list(_ROW))
-        ends = np.cumsum([0, *(table.num_rows for _, table in self._read)])
-        lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, type=INDEX.schema.field("rows").type)
-        columns = [pa.array([one[name] for one in known], INDEX.schema.field(name).type) for name in known[0]]
-        table = pa.Table.from_arrays([*columns, lists], schema=INDEX.schema)
+        table = to_table([rows for _, rows in self._read], known)
         INDEX.add(table, self._entries, self._output_uri, self._storage)
+
+
+def to_table(files: Sequence[pa.Table], known: Sequence[Mapping[str, str | int | None]]) -> pa.Table:
+    """Returns the index of files.
+
+    Args:
+        files: Rows of each file, with `COLUMNS`; at least one file.
+        known: `block_index.identity` of each.
+    """
+    rows = pa.concat_tables(files).combine_chunks()
+    values = pa.StructArray.from_arrays([_column(rows, name) for name in COLUMNS], fields=list(_ROW))
+    ends = np.cumsum([0, *(table.num_rows for table in files)])
+    lists = pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values, type=INDEX.schema.field("rows").type)
+    columns = [pa.array([one[name] for one in known], INDEX.schema.field(name).type) for name in known[0]]
+    return pa.Table.from_arrays([*columns, lists], schema=INDEX.schema)
+
+
+def _column(rows: pa.Table, name: str) -> pa.Array:
+    return pa.array([], _ROW.field(name).type) if not rows.num_rows else rows[name].combine_chunks()
 
 
 def drop_recordings(ids: Collection[str], output_uri: str, storage: Storage) -> int:
@@ -90,6 +116,12 @@ def drop_recordings(ids: Collection[str], output_uri: str, storage: Storage) -> 
         return pa.array(np.isin(np.arange(len(rows)), parents[found]))
 
     return INDEX.drop(choose, output_uri, storage)
+
+
+def _expand(table: pa.Table, numbers: NDArray[np.int64]) -> tuple[pa.Table, NDArray[np.int64]]:
+    """Returns the rows of entries of the index, and the number of the file of each."""
+    lists = table["rows"].combine_chunks()
+    return _rows_of(lists), np.repeat(numbers, pc.list_value_length(lists).to_numpy())
 
 
 def _rows_of(lists: pa.LargeListArray) -> pa.Table:

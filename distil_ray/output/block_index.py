@@ -19,7 +19,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -86,6 +86,24 @@ class BlockIndex:
             found = np.flatnonzero(numbers >= 0)
             if len(found):
                 yield file.table.take(pa.array(found)), numbers[found]
+
+    def match(
+        self, tables: Iterable[pa.Table], entries: Sequence[Entry], is_left: NDArray[np.bool_], output_uri: str
+    ) -> Iterator[tuple[pa.Table, Rows]]:
+        """Yields, like `read`, the entries in `tables` for listed files in their current version.
+
+        Args:
+            tables: Entries; columns beside those of `schema` are ignored.
+            entries: The listed files.
+            is_left: Which of them are wanted, shape (len(entries),).
+            output_uri: Normalized URI of the output.
+        """
+        missing = {key: number for key, number in _identities(entries, output_uri).items() if is_left[number]}
+        for table in tables:
+            numbers = _take(table, missing)
+            found = np.flatnonzero(numbers >= 0)
+            if len(found):
+                yield table.select(self.schema.names).take(pa.array(found)), numbers[found]
 
     def add(self, added: pa.Table, entries: Sequence[Entry], output_uri: str, storage: Storage) -> None:
         """Adds entries (a table of `schema`); merges small index files and removes replaced ones.

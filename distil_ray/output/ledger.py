@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ Keys = NDArray[np.bytes_]
 
 TRANSCRIPTS = "transcripts"
 IDENTITY = ["recording_id", "source_size", "source_version"]
+ROW_COLUMNS = [*IDENTITY, "fingerprint", "status", "error_kind", "processed_at"]  # what `derive_rows` needs
 
 # Grades of rows, in ascending order of preference. `retry_failed` repeats the first two.
 FAILED = 0
@@ -107,7 +109,8 @@ class Ledger:
             storage: Storage of the output.
             counts_as: Fingerprint for the keys of all rows, instead of their own. The index is then not used, because
                 it has the keys of their own.
-            update: Gets the listing, and the rows that were not in the index (none with `counts_as`).
+            update: Gets the listing, and the rows that were not in the index (none with `counts_as`). Files of which it
+                has entries of this run are not read.
 
         Raises:
             RunError: If a file cannot be read: skipping it would process its recordings twice.
@@ -118,6 +121,7 @@ class Ledger:
         is_left = np.ones(len(entries), np.bool_)
         for part in parts:
             is_left[part.files] = False
+        own = [] if update is None or counts_as is not None else list(update.take_own(entries, is_left, output_uri))
         left = np.flatnonzero(is_left).tolist()
         read = ordered_parallel_map(
             lambda number: _read_file(number, entries[number].uri, storage, counts_as),
@@ -126,7 +130,7 @@ class Ledger:
         )
         if update is not None:
             update.begin(entries)
-        for part in read:
+        for part in chain(own, read):
             parts.append(part)
             if update is not None and counts_as is None:
                 update.read.append(part)
@@ -223,9 +227,20 @@ def find_ids(keys: Keys, folder: str, fingerprint: str, storage: Storage, limit:
 
 def _read_file(number: int, uri: str, storage: Storage, counts_as: str | None) -> BlockRows:
     """Returns the rows of one file; `number`: that of the file in the listing."""
+    return derive_rows(number, _batches(uri, ROW_COLUMNS, [], storage), counts_as)
+
+
+def derive_rows(number: int, batches: Iterable[dict[str, list[Any]]], counts_as: str | None = None) -> BlockRows:
+    """Returns the ledger's columns of the rows of one file of transcripts.
+
+    Args:
+        number: Number of the file in the listing.
+        batches: Its rows, as values by column (`ROW_COLUMNS`).
+        counts_as: Fingerprint for the keys of all rows, instead of their own.
+    """
     parts: dict[str, list[bytes]] = {name: [] for name in ROW_BYTES}
     fingerprints = Counter[str]()
-    for batch in _batches(uri, [*IDENTITY, *_ROW_STATE], [], storage):
+    for batch in batches:
         fingerprints.update(batch["fingerprint"])
         if counts_as is not None:
             batch["fingerprint"] = [counts_as] * len(batch["fingerprint"])
@@ -236,9 +251,6 @@ def _read_file(number: int, uri: str, storage: Storage, counts_as: str | None) -
         parts["times"].append(np.array(times, _TYPES["times"]).tobytes())
     columns = {name: b"".join(values) for name, values in parts.items()}
     return BlockRows(np.array([number]), np.array([len(columns["grades"])]), columns, dict(fingerprints))
-
-
-_ROW_STATE = ["fingerprint", "status", "error_kind", "processed_at"]
 
 
 def _grade(status: str, error_kind: str | None) -> int:

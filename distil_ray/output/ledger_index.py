@@ -7,7 +7,7 @@
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,21 +58,33 @@ class IndexUpdate:
 
     Attributes:
         entries: The listed files of transcripts.
-        read: Rows of the files that were read themselves, one `BlockRows` each.
+        read: Rows of the files that were read themselves, or are from `own`, one `BlockRows` each.
+        own: Returns entries of files that this run has written: tables with the columns of the index.
     """
 
     entries: Sequence[Entry] = ()
     read: list[BlockRows] = field(default_factory=list)
+    own: Callable[[], Iterable[pa.Table]] = tuple
 
     def begin(self, entries: Sequence[Entry]) -> None:
         """Forgets what an earlier reading of the ledger has collected."""
         self.entries, self.read = entries, []
 
+    def take_own(self, entries: Sequence[Entry], is_left: NDArray[np.bool_], output_uri: str) -> Iterator[BlockRows]:
+        """Yields the rows of listed files of which `own` has entries, file by file.
+
+        `is_left`: which files are wanted, shape (len(entries),); becomes False for the yielded ones.
+        """
+        for table, numbers in INDEX.match(self.own(), entries, is_left, output_uri):
+            for row, number in enumerate(numbers.tolist()):
+                yield _from_table(table.slice(row, 1), numbers[row : row + 1])
+                is_left[number] = False
+
     def write(self, output_uri: str, storage: Storage) -> None:
         """Adds the collected files to the index, if they are many. Only for the holder of the lease."""
         chosen = [rows for rows in self.read if may_index(self.entries[int(rows.files[0])])]
         if len(chosen) >= block_index.MIN_BLOCKS:
-            INDEX.add(_to_table(chosen, self.entries, output_uri), self.entries, output_uri, storage)
+            INDEX.add(to_table(chosen, self.entries, output_uri), self.entries, output_uri, storage)
 
 
 def read_index(entries: Sequence[Entry], output_uri: str, storage: Storage) -> Iterator[BlockRows]:
@@ -114,8 +126,8 @@ def _offset(chunk: pa.Array, position: int) -> int:
     return int(np.frombuffer(chunk.buffers()[1], np.int64)[chunk.offset + position])
 
 
-def _to_table(blocks: Iterable[BlockRows], entries: Sequence[Entry], output_uri: str) -> pa.Table:
-    """Returns the index of files that were read one by one."""
+def to_table(blocks: Iterable[BlockRows], entries: Sequence[Entry], output_uri: str) -> pa.Table:
+    """Returns the index of single files. `BlockRows.files` are positions in `entries`."""
     rows = []
     for block in blocks:
         known = identity(entries[int(block.files[0])], output_uri)

@@ -26,11 +26,11 @@ from distil_ray.errors import ErrorKind
 from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.language_detection import choose_detection_chunks
-from distil_ray.pipeline.planner import read_task
+from distil_ray.pipeline.planner import parse_recordings, read_task
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import FetchResult, prefetch_files
 from distil_ray.readers.location import display_name
-from distil_ray.schema import PART
+from distil_ray.schema import PART, to_stream_bytes
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Prompt, Recording
 
@@ -45,8 +45,9 @@ def _decode_task(task_id: str, row_group: int, secret_uris: Mapping[int, str], r
     if run.storage.stat(run.task_uri(task_id)) is not None:
         yield _PartBuilder(task_id, row_group).finish(is_last=True, already_committed=True)
         return
-    recordings = read_task(run.plan_uri, row_group, run.storage)
-    yield from decode_recordings(fetch_recordings(recordings, secret_uris, run), run, task_id, row_group)
+    rows = read_task(run.plan_uri, row_group, run.storage)
+    fetched = fetch_recordings(parse_recordings(rows), secret_uris, run)
+    yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows))
 
 
 def fetch_recordings(
@@ -73,7 +74,11 @@ def fetch_recordings(
 
 
 def decode_recordings(
-    fetched: Iterable[tuple[Recording, FetchResult]], run: Run, task_id: str = "", row_group: int = 0
+    fetched: Iterable[tuple[Recording, FetchResult]],
+    run: Run,
+    task_id: str = "",
+    row_group: int = 0,
+    planned: bytes | None = None,
 ) -> Iterator[pa.Table]:
     """Decodes the recordings of one task and cuts them into chunks.
 
@@ -82,11 +87,12 @@ def decode_recordings(
         run: The run; its plan and its output are not used.
         task_id: Column `task_id` of the parts.
         row_group: Column `row_group` of the parts.
+        planned: Column `recordings` of the last part.
 
     Yields:
         Tables of one row of PART. A recording's number in them is its position in `fetched`.
     """
-    part = _PartBuilder(task_id, row_group)
+    part = _PartBuilder(task_id, row_group, planned)
     for row, (recording, file) in enumerate(fetched):
         for chunk in _chunks(row, recording, file, part, run):
             if part.num_samples and part.num_samples + len(chunk.pcm) > run.part_audio_s * SAMPLE_RATE:
@@ -173,8 +179,9 @@ def _language_error(recording: Recording, run: Run) -> str:
 class _PartBuilder:
     """The part being filled, and the recording being decoded into it."""
 
-    def __init__(self, task_id: str, row_group: int) -> None:
+    def __init__(self, task_id: str, row_group: int, planned: bytes | None = None) -> None:
         self._head = {"task_id": task_id, "row_group": row_group}
+        self._planned = planned
         self._part_index = 0
         self._detection_chunks: list[Chunk] = []  # of the current recording, chosen when its first part was full
         self._reset()
@@ -230,6 +237,7 @@ class _PartBuilder:
             "is_last": is_last,
             "already_committed": already_committed,
             "decoded": self._decoded,
+            "recordings": self._planned if is_last else None,
             "decode_s": time.monotonic() - self._started,
             "chunks": self._chunks,
             "pcm": np.concatenate(self._pcm).tobytes() if self._pcm else b"",

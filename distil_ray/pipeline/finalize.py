@@ -1,7 +1,9 @@
 """End of a run: replaced rows dropped, summary written, completeness checked, success marked.
 
-Counts are read back from the output. The only figures from the memory of the run are the seconds in the results of its
-commits. A run succeeds only if the output holds exactly one row per listed recording.
+Counts come from the output: from its files of transcripts, from its indexes, and from the entries of files that this
+run has written and that are listed with the version they were written with (`committed_files.py`). The only figures
+from the memory of the run are the seconds in the results of its commits. A run succeeds only if the output holds
+exactly one row per listed recording.
 """
 
 import json
@@ -32,6 +34,7 @@ from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.ledger_rows import drop_rows, duplicate_rows, stale_rows
 from distil_ray.output.run_context import SUCCESS_FILE, TEMP_DIRS, Run
+from distil_ray.pipeline.committed_files import CommittedFiles
 from distil_ray.pipeline.deleted_sources import find_deleted_sources
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.setup import read_ledger
@@ -63,6 +66,7 @@ def finalize(
     run: Run,
     plan: Plan,
     results: Sequence[CommitResult],
+    committed: CommittedFiles,
     timer: RunTimer,
     console: Console,
     *,
@@ -77,6 +81,7 @@ def finalize(
         run: The run.
         plan: The plan that was carried out.
         results: Results of the commits, in the order of arrival.
+        committed: Entries of the files that these commits have written.
         timer: Started when the run started.
         console: Destination of the summary table.
         write_page: Write report.html (if `report.write` is set too).
@@ -89,7 +94,7 @@ def finalize(
     """
     write_page = write_page and run.config.report.write
     try:
-        code = _finalize(run, plan, results, timer, console)
+        code = _finalize(run, plan, results, committed, timer, console)
     except StorageError as error:
         raise RunError("\n".join([str(error), *_task_errors(results), _resume_hint(run)])) from error
     except RunError:
@@ -101,7 +106,14 @@ def finalize(
     return code
 
 
-def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunTimer, console: Console) -> ExitCode:
+def _finalize(
+    run: Run,
+    plan: Plan,
+    results: Sequence[CommitResult],
+    committed: CommittedFiles,
+    timer: RunTimer,
+    console: Console,
+) -> ExitCode:
     facts = RunInfo(
         run_id=run.run_id,
         fingerprint=run.fingerprint,
@@ -119,10 +131,10 @@ def _finalize(run: Run, plan: Plan, results: Sequence[CommitResult], timer: RunT
     )
     output = normalize(run.config.output.uri)
     write_events(run, results)
-    update = IndexUpdate()
+    update = IndexUpdate(own=committed.tables)
     ledger, deleted = _drop_unwanted_rows(run, plan, results, console, update)
     facts = replace(facts, num_deleted_sources=deleted)
-    statistics = StatisticsIndex(update.entries, output, run.storage)
+    statistics = StatisticsIndex(update.entries, output, run.storage, committed.tables)
     report = summarize(ledger.files, run.storage, facts, run.config.scoring, statistics)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)

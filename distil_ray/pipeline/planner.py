@@ -179,16 +179,20 @@ def plan_in_memory(recordings: Sequence[Recording], fingerprint: str, config: Pl
     return [InMemoryTask(task.tolist(), int(samples[task].sum()) / SAMPLE_RATE) for task in tasks]
 
 
-def read_task(plan_uri: str, row_group: int, storage: Storage) -> list[Recording]:
-    """Returns the recordings of one task, in order. Raises `RunError` if the plan has no such task."""
+def read_task(plan_uri: str, row_group: int, storage: Storage) -> pa.Table:
+    """Returns the rows (RECORDING) of one task, in order. Raises `RunError` if the plan has no such task."""
     uri = _file_uri(plan_uri, row_group // TASKS_PER_FILE)
     with storage.open(uri) as file:
         parquet = open_parquet(file)
         index = row_group % TASKS_PER_FILE
         if row_group < 0 or index >= parquet.num_row_groups:
             raise RunError(f"{uri}: the plan has no task {row_group}")
-        rows = parquet.read_row_group(index, columns=RECORDING.names).to_pylist(maps_as_pydicts="strict")
-    return [_parse_planned(row) for row in rows]
+        return parquet.read_row_group(index, columns=RECORDING.names)
+
+
+def parse_recordings(rows: pa.Table) -> list[Recording]:
+    """Returns the recordings of rows of RECORDING."""
+    return [_parse_planned(row) for row in rows.to_pylist(maps_as_pydicts="strict")]
 
 
 def _parse_planned(row: Mapping[str, Any]) -> Recording:

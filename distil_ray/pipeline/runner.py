@@ -37,6 +37,7 @@ from distil_ray.pipeline.capacity import (
     num_actors,
     starts_local_ray,
 )
+from distil_ray.pipeline.committed_files import CommittedFiles
 from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
 from distil_ray.pipeline.int8_dtypes import INT8, NodeDtype, describe_node_dtypes, find_dtype
 from distil_ray.pipeline.model_setup import start_weights_download
@@ -104,11 +105,11 @@ def transcribe(
         plan = _write_plan(setup, remembered, ledger, recording_ids)
         log_plan(plan, run, listing, console, remembered.num_forgotten)
         results: list[CommitResult] = []
-        with record_failure(run.folder_uri, run.storage):
+        with record_failure(run.folder_uri, run.storage), CommittedFiles() as committed:
             if plan.num_tasks:
-                _run_graph(setup, config.resources, plan, lease, results, console, transcriber)
+                _run_graph(setup, config.resources, plan, lease, results, committed, console, transcriber)
             lease.check()
-            code = finalize(run, plan, results, timer, console, write_page=write_page)
+            code = finalize(run, plan, results, committed, timer, console, write_page=write_page)
         try:
             write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
         except StorageError as error:  # the run is complete all the same
@@ -168,10 +169,14 @@ def _run_graph(
     plan: Plan,
     lease: Lease,
     results: list[CommitResult],
+    committed: CommittedFiles,
     console: Console,
     transcriber: type | None,
 ) -> None:
-    """Runs the Ray graph and shows its progress. Appends to `results`, also if an exception ends the run."""
+    """Runs the Ray graph and shows its progress.
+
+    Adds to `results` and to `committed`, also if an exception ends the run.
+    """
     from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
 
     run = setup.run
@@ -219,6 +224,7 @@ def _run_graph(
                         num_before = results[-1]["actors_alive"] if results else actors
                         num_alive = ray_monitor.num_actors_alive() or num_before  # 0 when Ray has ended the pool
                         at_s = round(time.monotonic() - started_s, 3)
+                        committed.add(result.pop("index_entry"))
                         results.append(result | {"at_s": at_s, "actors_alive": num_alive})
                         for message in result["warnings"] or ():
                             warnings.add(message)

@@ -1,7 +1,7 @@
 """Write stage: hypotheses in, one file per task out, and a result per part for the driver.
 
 The stage holds no state. A task of one part is written at once. The parts of a longer task are stored in the run's
-folder, and the call that finds all of them there builds the rows. The task's file is named after the task's contents
+folder, and the call that finds all others there builds the rows. The task's file is named after the task's contents
 and stored only if it is absent. A call may therefore be repeated, anywhere and in any order, without doubling a row.
 """
 
@@ -15,17 +15,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.planner import read_task
+from distil_ray.pipeline.committed_files import make_entry
+from distil_ray.pipeline.planner import parse_recordings
 from distil_ray.pipeline.transcript_rows import RowBuilder
-from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT, open_parquet, to_parquet_bytes
+from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT, from_stream_bytes, open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
-from distil_ray.storage.uris import join
+from distil_ray.storage.uris import join, normalize
 from distil_ray.types import SAMPLE_RATE
 
 logger = logging.getLogger(__name__)
 
-COUNT_FILE = "count"  # in the folder of a task's parts, once the last part is there: the number of parts
+COUNT_FILE = "count"  # in the folder of a task's parts, if the last part had to be stored: the number of parts
 
 
 def write_parts(results: pa.Table, run: Run) -> pa.Table:
@@ -74,39 +75,56 @@ def _sum(numbers: pa.Array) -> int:
 
 def _write_task(result: pa.Table, run: Run) -> dict[str, Any]:
     """Writes the task's file if all of its parts are there. Returns further columns of COMMIT_RESULT."""
-    task_id, row_group = result["task_id"][0].as_py(), result["row_group"][0].as_py()
+    task_id, folder = result["task_id"][0].as_py(), run.parts_uri(result["task_id"][0].as_py())
     is_only_part = result["part_index"][0].as_py() == 0 and result["is_last"][0].as_py()
-    parts = [result] if is_only_part else _store_part(result, run.parts_uri(task_id), run.storage)
+    parts = [result] if is_only_part else _gather_parts(result, folder, run.storage)
     if not parts:
         return {}  # other parts are missing: the call for the last of them builds the rows
-    recordings = read_task(run.plan_uri, row_group, run.storage)
+    recordings = parse_recordings(from_stream_bytes(parts[-1]["recordings"][0].as_py()))
     rows, counts = _row_builder(run).build_rows(recordings, [row for part in parts for row in part.to_pylist()])
-    created = run.storage.put_if_absent(
-        run.task_uri(task_id), to_parquet_bytes(pa.Table.from_pylist(rows, schema=TRANSCRIPT))
-    )
+    table = pa.Table.from_pylist(rows, schema=TRANSCRIPT)
+    created = run.storage.create_if_absent(run.task_uri(task_id), to_parquet_bytes(table))
     if not is_only_part:
-        run.storage.delete(run.parts_uri(task_id))
-    return counts | {"committed": True} if created else {"already_committed": True}
+        run.storage.delete_files([join(folder, COUNT_FILE), *(_part_uri(folder, i) for i in range(len(parts)))])
+    if created is None:
+        return {"already_committed": True}
+    return counts | {"committed": True, "index_entry": make_entry(table, created, normalize(run.config.output.uri))}
 
 
-def _store_part(result: pa.Table, folder: str, storage: Storage) -> list[pa.Table]:
-    """Stores a part's result. Returns all parts of the task in order, or nothing while one is missing.
+def _gather_parts(result: pa.Table, folder: str, storage: Storage) -> list[pa.Table]:
+    """Returns all parts of the task in order, or nothing while one is missing: this part is then stored.
 
-    Listings are not used, because they may lag behind. A part is stored before the count is read, and the count before
-    the parts are, so that the last call finds everything.
+    Listings are not used, because they may lag behind. The last part knows the number of parts. Its call looks for the
+    others; if one is missing, it stores its part, then the number, and looks again. The call for another part stores it
+    and then looks for the number. So if a call misses what another one stores, the other one looks later and finds all.
     """
     index = result["part_index"][0].as_py()
+    if not result["is_last"][0].as_py():
+        storage.put(_part_uri(folder, index), to_parquet_bytes(result))
+        try:
+            count = int(storage.read(join(folder, COUNT_FILE)))
+        except MissingError:
+            return []
+        return _read_parts(result, range(count), folder, storage)
+    if parts := _read_parts(result, range(index + 1), folder, storage):
+        return parts
     storage.put(_part_uri(folder, index), to_parquet_bytes(result))
-    if result["is_last"][0].as_py():
-        storage.put(join(folder, COUNT_FILE), str(index + 1).encode())
-    try:
-        count = int(storage.read(join(folder, COUNT_FILE)))
-    except MissingError:
-        return []
-    uris = [_part_uri(folder, number) for number in range(count)]
-    if any(storage.stat(uri) is None for uri in uris):
-        return []
-    return [open_parquet(io.BytesIO(storage.read(uri))).read() for uri in uris]
+    storage.put(join(folder, COUNT_FILE), str(index + 1).encode())
+    return _read_parts(result, range(index + 1), folder, storage)
+
+
+def _read_parts(result: pa.Table, numbers: range, folder: str, storage: Storage) -> list[pa.Table]:
+    """Returns the parts with these numbers, one of which is `result`; nothing if another one is missing."""
+    own = result["part_index"][0].as_py()
+    parts = []
+    for number in reversed(numbers):  # the last parts are the ones that may be missing
+        try:
+            uri = _part_uri(folder, number)
+            part = result if number == own else open_parquet(io.BytesIO(storage.read(uri))).read()
+        except MissingError:
+            return []
+        parts.append(part)
+    return parts[::-1]
 
 
 def _part_uri(folder: str, index: int) -> str:

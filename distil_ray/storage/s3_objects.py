@@ -9,7 +9,7 @@ is replaced meanwhile is an error and not a mixture.
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, TypeVar, cast
 
@@ -131,7 +131,12 @@ def delete_tree(fs: S3, path: str) -> None:
     if not below:
         delete_object(fs, path)
         return
-    keys = [{"Key": one} for one in (key, *below)]
+    delete_objects(fs, bucket, [key, *below])
+
+
+def delete_objects(fs: S3, bucket: str, names: Sequence[str]) -> None:
+    """Deletes objects of a bucket by their keys; missing ones are ignored. One DELETE for each thousand."""
+    keys = [{"Key": one} for one in names]
     for first in range(0, len(keys), DELETED_AT_ONCE):
         chosen = {"Objects": keys[first : first + DELETED_AT_ONCE], "Quiet": True}
         if errors := fs.call_s3("delete_objects", Bucket=bucket, Delete=chosen).get("Errors"):

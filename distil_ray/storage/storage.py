@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -264,16 +264,26 @@ class Storage:
         A remote file that holds these very bytes counts as written now: the store may have done what it was asked for
         while its answer was lost, and the next try then finds its own work. Claims must differ between claimants.
         """
+        return self.create_if_absent(uri, data) is not None
+
+    def create_if_absent(self, uri: str, data: bytes) -> Entry | None:
+        """As `put_if_absent`, but returns the file as a listing will show it; None if there is one already.
+
+        The version is None where the store does not tell it in its answer.
+        """
         fs, path = self._open(uri)
+        version = None
         try:
             with storage_errors("write", uri):
                 if is_remote(uri):
-                    fs.pipe_file(path, data, mode="create")
+                    answer = fs.pipe_file(path, data, mode="create")
+                    if hasattr(fs, "call_s3") and isinstance(answer, dict):  # not of a file that is sent in pieces
+                        version = answer.get("ETag")
                 else:
                     atomic_files.put(path, data, replace=False)
         except FileExistsError:
-            return is_remote(uri) and self._holds(uri, data)
-        return True
+            return Entry(uri, len(data), None) if is_remote(uri) and self._holds(uri, data) else None
+        return Entry(uri, len(data), version.strip('"') if version else None)
 
     @contextmanager
     def create(self, uri: str) -> Iterator[IO[bytes]]:
@@ -340,6 +350,19 @@ class Storage:
                 s3_objects.delete_object(fs, path)
             else:
                 fs.rm_file(path)
+
+    def delete_files(self, uris: Sequence[str]) -> None:
+        """Removes files of one bucket or disk; missing ones are ignored. In S3 one request for a thousand of them."""
+        if uris and is_remote(uris[0]):
+            fs, path = self._open(uris[0])
+            if hasattr(fs, "call_s3"):
+                bucket, _, _ = path.partition("/")
+                keys = [self._open(uri)[1].partition("/")[2] for uri in uris]
+                with storage_errors("delete", uris[0]):
+                    s3_objects.delete_objects(fs, bucket, keys)
+                return
+        for uri in uris:
+            self.delete_file(uri)
 
     def check_scheme(self, uri: str) -> None:
         """Raises `SettingsError` for a scheme that no installed package supports. Sends no request."""

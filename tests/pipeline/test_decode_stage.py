@@ -10,7 +10,7 @@ import soundfile
 
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.language_detection import choose_detection_chunks
-from distil_ray.pipeline.planner import read_task
+from distil_ray.pipeline.planner import parse_recordings, read_task
 from distil_ray.schema import PART
 from distil_ray.types import SAMPLE_RATE
 from tests.pipeline.conftest import Planned, plan_run, pointers
@@ -78,7 +78,7 @@ def test_languages_of_a_manifest_are_understood_in_any_spelling(tmp_path: Path) 
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run, plan = plan_run(tmp_path / "m.jsonl", tmp_path / "out")
     (part,) = _decoded((run, plan))
-    planned = [spellings[int(one.recording_id)] for one in read_task(run.plan_uri, 0, run.storage)]
+    planned = [spellings[int(one.recording_id)] for one in parse_recordings(read_task(run.plan_uri, 0, run.storage))]
     languages = {planned[chunk["recording"]]: chunk["language"] for chunk in part["chunks"][0].as_py()}
     assert languages == dict(zip(spellings, ["en", "en", "de", "de", "fr", None, None], strict=False))
     failed = {planned[row["recording"]]: row for row in part["decoded"][0].as_py() if row["error_kind"]}

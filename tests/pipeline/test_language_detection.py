@@ -19,7 +19,7 @@ from distil_ray.pipeline.language_detection import (
     smooth_languages,
     without_overlap_of_languages,
 )
-from distil_ray.pipeline.planner import read_task
+from distil_ray.pipeline.planner import parse_recordings, read_task
 from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.recognition.base import LanguageProbabilities
 from distil_ray.recognition.quality_flags import MIXED_LANGUAGES
@@ -192,7 +192,7 @@ def _row(run_plan: Planned) -> dict[str, Any]:
     run, plan = run_plan
     stage = EchoTranscribe(run)
     parts = [row for part in decode_tasks(pointers(plan), run) for row in stage(part).to_pylist()]
-    (row,), _ = RowBuilder(run).build_rows(read_task(run.plan_uri, 0, run.storage), parts)
+    (row,), _ = RowBuilder(run).build_rows(parse_recordings(read_task(run.plan_uri, 0, run.storage)), parts)
     return row
 
 

@@ -11,7 +11,7 @@ import pytest
 from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import InputError, RunError
 from distil_ray.output.ledger import FAILED, FINAL, KEY, RETRYABLE, Keys, Ledger, find_ids, id_keys, recording_keys
-from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, read_task
+from distil_ray.pipeline.planner import TASKS_PER_FILE, Plan, make_plan, parse_recordings, read_task
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import PLAN
 from distil_ray.storage.storage import Storage
@@ -45,7 +45,7 @@ def ledger_of(recordings: list[Recording], fingerprint: str) -> Ledger:
 
 
 def tasks_of(plan: Plan) -> list[list[Recording]]:
-    return [read_task(plan.uri, number, Storage()) for number in range(plan.num_tasks)]
+    return [parse_recordings(read_task(plan.uri, number, Storage())) for number in range(plan.num_tasks)]
 
 
 def test_every_field_of_a_recording_comes_back_from_its_task(folder: str) -> None:
@@ -112,7 +112,7 @@ def test_a_plan_over_many_files_reads_task_by_task_and_as_one_table(folder: str)
     plan = make_plan(recordings, EMPTY, "f", PlanConfig(task_audio_s=30), folder, Storage())
     assert plan.num_tasks == len(recordings)
     for number in (0, TASKS_PER_FILE - 1, TASKS_PER_FILE, plan.num_tasks - 1):
-        assert read_task(folder, number, Storage()) == [recordings[-1 - number]]
+        assert parse_recordings(read_task(folder, number, Storage())) == [recordings[-1 - number]]
     with pytest.raises(RunError, match=f"no task {plan.num_tasks}"):
         read_task(folder, plan.num_tasks, Storage())
     if not folder.startswith("s3"):
