@@ -35,7 +35,7 @@ class MemoryStore(S3Proxy):
         self._latency_s = latency_s
         self._lock = threading.Lock()
         self._sorted: list[str] | None = None
-        self._modified = time.time()
+        self._modified: dict[str, float] = {}
         self._etags: dict[int, str] = {}
         self.objects: dict[str, bytes] = {}
         self.requests: Counter[Kind] = Counter()
@@ -45,6 +45,7 @@ class MemoryStore(S3Proxy):
         """Stores an object."""
         with self._lock:
             self.objects[key] = data
+            self._modified[key] = time.time()
             self._sorted = None
 
     def handle(self, exchange: Exchange) -> None:
@@ -73,10 +74,10 @@ class MemoryStore(S3Proxy):
                 self._sorted = None
             return Answer(200, [], b"<DeleteResult/>")
         data = self.objects.get(key)
-        return Answer(404, [], NO_KEY) if data is None else self._get(request, data)
+        return Answer(404, [], NO_KEY) if data is None else self._get(request, data, self._modified.get(key, 0.0))
 
-    def _get(self, request: Request, data: bytes) -> Answer:
-        headers = [("ETag", self._etag(data)), ("Last-Modified", formatdate(self._modified, usegmt=True))]
+    def _get(self, request: Request, data: bytes, modified: float) -> Answer:
+        headers = [("ETag", self._etag(data)), ("Last-Modified", formatdate(modified, usegmt=True))]
         if request.method == "HEAD":
             return Answer(200, [*headers, ("Content-Length", str(len(data)))], b"")
         if (wanted := request.header("Range")) is None:
@@ -96,9 +97,9 @@ class MemoryStore(S3Proxy):
         begin = bisect_right(keys, after)
         page = [key for key in keys[begin : begin + PAGE] if key.startswith(prefix)]
         more = begin + PAGE < len(keys) and keys[begin + PAGE].startswith(prefix)
-        day = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self._modified))
+        days = {key: time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self._modified.get(key, 0.0))) for key in page}
         rows = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>{day}</LastModified>"
+            f"<Contents><Key>{escape(key)}</Key><LastModified>{days[key]}</LastModified>"
             f"<ETag>{escape(self._etag(self.objects[key]))}</ETag><Size>{len(self.objects[key])}</Size></Contents>"
             for key in page
         )

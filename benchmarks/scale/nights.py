@@ -36,6 +36,7 @@ from benchmarks.settings import ScaleSettings
 from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.nightly import nightly_run
+from distil_ray.output import block_index
 from distil_ray.pipeline import fault_isolation, finalize, runner
 
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "scale", "AWS_SECRET_ACCESS_KEY": "scale", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -210,6 +211,7 @@ def main() -> None:
         source.change(night, new, changed if night > 1 else 0, deleted if night > 1 else 0)
         moment = datetime.combine(FIRST + timedelta(night - 1), datetime.min.time(), UTC)
         vars(nightly_run)["_utc_now"] = partial(_given, moment)
+        vars(block_index)["time"] = _Clock(moment.timestamp())
         begin, cpu = time.perf_counter(), time.process_time() + _children_s()
         console = Console(file=io.StringIO(), width=200)
         code = nightly_run.run_nightly(config, console, NullTranscribeStage)
@@ -233,6 +235,16 @@ def main() -> None:
 
 def _given(moment: datetime) -> datetime:
     return moment
+
+
+class _Clock:
+    """Stands for the module `time` where only its time of day is read."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def time(self) -> float:
+        return self._seconds
 
 
 class _Unpublished:

@@ -8,8 +8,8 @@ read itself. An index file that is damaged, of a later version or gone is passed
 any time; later runs write it again.
 
 An index file is named after its content and stored only if absent. Runs add files at their end, while they hold the
-lease. Of many small files one is made, which names those that it replaces; readers pass over these, and a later run
-removes them `GRACE_S` after.
+lease. What a run adds is merged with files that are not much larger, so that few are left. The new file names those
+that it replaces; readers pass over these, and a later run removes them `GRACE_S` after.
 
 `ledger_index.py` keeps the ledger's columns in one, `evaluation/statistics_index.py` the columns of the summary.
 """
@@ -19,7 +19,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,8 @@ from distil_ray.storage.uris import is_remote, join
 
 logger = logging.getLogger(__name__)
 
-MIN_BLOCKS = 64  # files not in the index from which a run adds them; it reads fewer in less than a second
-MAX_SMALL = 16  # index files of less than half the largest size, from which they are merged
+MIN_BLOCKS = 8  # files not in the index from which a run adds them; to read fewer costs no more than to write an index
+MERGE_FACTOR = 4  # an index file is merged with smaller ones that have more than this part of its rows in all
 GRACE_S = 24 * 3600.0  # until a replaced index file is removed: readers may have listed it
 RACY_S = 2.0  # a local file that was modified so recently may change again within one tick of the file system's clock
 
@@ -76,12 +76,12 @@ class BlockIndex:
         if not entries:
             return
         try:
-            files = self.load_all(output_uri, storage)
+            files, _ = self._load_current(output_uri, storage)
         except StorageError as error:
             logger.warning("%s/ could not be read: %s", self.folder, error)
             return
         missing = _identities(entries, output_uri)
-        for file in _without_replaced(files):
+        for file in files:
             numbers = _take(file.table, missing)
             found = np.flatnonzero(numbers >= 0)
             if len(found):
@@ -127,47 +127,76 @@ class BlockIndex:
                 dropped += count
                 kept = file.table.filter(pc.invert(chosen))
                 if kept.num_rows:
-                    self._put(kept, [file.name, *file.replaces], output_uri, storage)
+                    self._put(kept, {**file.replaces, file.name: time.time()}, output_uri, storage)
                 storage.delete_file(file.entry.uri)
         return dropped
 
     def load_all(self, output_uri: str, storage: Storage) -> list["IndexFile"]:
-        """Returns the valid index files, by name."""
+        """Returns the valid index files, also replaced ones, by name."""
         listed = storage.list_files(join(output_uri, self.folder))
         return [file for entry in listed if (file := self._load(entry, storage)) is not None]
+
+    def _load_current(self, output_uri: str, storage: Storage) -> tuple[list["IndexFile"], set[str]]:
+        """Returns the valid index files that no other one replaces, and the names of all listed files.
+
+        The newest are read first, so that most of the replaced ones are not read at all.
+        """
+        listed = list(storage.list_files(join(output_uri, self.folder)))
+        files: list[IndexFile] = []
+        replaced: set[str] = set()
+        for entry in sorted(listed, key=lambda entry: entry.modified or 0.0, reverse=True):
+            if _name(entry) not in replaced and (file := self._load(entry, storage)) is not None:
+                files.append(file)
+                replaced |= file.replaces.keys()
+        return [file for file in files if file.name not in replaced], set(map(_name, listed))
 
     def _load(self, entry: Entry, storage: Storage) -> "IndexFile | None":
         """Returns an index file; None if it is no complete index of this version. Its name proves its content."""
         try:
             data = storage.read(entry.uri)
-            if entry.uri.rsplit("/", 1)[-1] != content_name(data):
+            if _name(entry) != content_name(data):
                 return None
             table = open_parquet(io.BytesIO(data)).read()
             info = json.loads((table.schema.metadata or {}).get(_INFO_KEY, b"{}"))
             if info.get("version") != self.version or not table.schema.equals(self.schema, check_metadata=False):
                 return None
-            return IndexFile(entry, table, frozenset(info["replaces"]))
+            return IndexFile(entry, table, dict(info["replaces"]))
         except (StorageError, pa.ArrowException, OSError, ValueError):
             return None
 
     def _add(self, added: pa.Table, entries: Sequence[Entry], output_uri: str, storage: Storage) -> None:
-        stored = self.load_all(output_uri, storage)
-        live = _without_replaced(stored)
-        small = [file for file in live if int(self.count_rows(file.table).sum()) < self.max_rows // 2]
-        merged = small if len(small) >= MAX_SMALL else []
+        stored, names = self._load_current(output_uri, storage)
+        now = time.time()
+        for file in stored:
+            for name, since in file.replaces.items():
+                if name in names and since < now - GRACE_S:
+                    storage.delete_file(join(output_uri, self.folder, name))
+                    names.remove(name)
+        merged = self._choose_merged(stored, int(self.count_rows(added).sum()))
         missing = _identities(entries, output_uri)
         _take(added, missing)
         current = [file.table.filter(pa.array(_take(file.table, missing) >= 0)) for file in merged]
+        replaces = {name: since for file in merged for name, since in file.replaces.items() if name in names}
+        replaces |= {file.name: now for file in merged}
         parts = list(self._split(pa.concat_tables([added, *current])))
         for number, part in enumerate(parts, 1):
             # Named in the last part only: a run that ends before it has replaced nothing.
-            replaces = [file.name for file in merged] if number == len(parts) else []
-            self._put(part, replaces, output_uri, storage)
-        oldest = time.time() - GRACE_S
-        for file in stored:
-            if file.entry.modified is not None and file.entry.modified < oldest:
-                for name in file.replaces:
-                    storage.delete_file(join(output_uri, self.folder, name))
+            self._put(part, replaces if number == len(parts) else {}, output_uri, storage)
+
+    def _choose_merged(self, stored: Sequence["IndexFile"], num_rows: int) -> list["IndexFile"]:
+        """Returns the files that are merged with `num_rows` new rows.
+
+        Of those that are left each is more than `MERGE_FACTOR` times as large as the next smaller one, up to half of
+        `max_rows`. Their number grows with the logarithm of that.
+        """
+        sizes = sorted(((int(self.count_rows(file.table).sum()), file) for file in stored), key=lambda pair: pair[0])
+        merged = []
+        for size, file in sizes:
+            if size >= self.max_rows // 2 or size > MERGE_FACTOR * num_rows:
+                break
+            merged.append(file)
+            num_rows += size
+        return merged
 
     def _split(self, table: pa.Table) -> Iterator[pa.Table]:
         """Yields parts of at most `max_rows` rows of transcripts, or of one file of transcripts."""
@@ -178,23 +207,27 @@ class BlockIndex:
             yield table.slice(begin, end - begin)
             begin, before = end, int(ends[end - 1])
 
-    def _put(self, table: pa.Table, replaces: Sequence[str], output_uri: str, storage: Storage) -> None:
-        info = json.dumps({"version": self.version, "replaces": sorted(replaces)}).encode()
+    def _put(self, table: pa.Table, replaces: Mapping[str, float], output_uri: str, storage: Storage) -> None:
+        info = json.dumps({"version": self.version, "replaces": replaces}, sort_keys=True).encode()
         data = to_parquet_bytes(table.replace_schema_metadata({_INFO_KEY: info}))
         storage.put_if_absent(join(output_uri, self.folder, content_name(data)), data)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexFile:
-    """A valid index file, and the names of those that it replaces."""
+    """A valid index file, and since when (seconds since the epoch) it replaces which others, by name."""
 
     entry: Entry
     table: pa.Table
-    replaces: frozenset[str]
+    replaces: Mapping[str, float]
 
     @property
     def name(self) -> str:
-        return self.entry.uri.rsplit("/", 1)[-1]
+        return _name(self.entry)
+
+
+def _name(entry: Entry) -> str:
+    return entry.uri.rsplit("/", 1)[-1]
 
 
 def identity(entry: Entry, output_uri: str) -> dict[str, str | int | None]:
@@ -232,8 +265,3 @@ def _take(table: pa.Table, missing: Identities) -> Rows:
     """Returns the number of the file of each row of an index, -1 for none; removes the found ones from `missing`."""
     identities = zip(*(table[name].to_pylist() for name, _ in _IDENTITY), strict=True)
     return np.array([missing.pop(found, -1) for found in identities], np.int64)
-
-
-def _without_replaced(files: Sequence[IndexFile]) -> list[IndexFile]:
-    replaced = frozenset[str]().union(*(file.replaces for file in files))
-    return [file for file in files if file.name not in replaced]

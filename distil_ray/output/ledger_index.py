@@ -22,7 +22,7 @@ from distil_ray.storage.storage import Entry, Storage
 ROW_BYTES = {"keys": 16, "ids": 16, "grades": 1, "times": 8}
 INDEX = BlockIndex(
     folder="ledger",
-    version=1,  # increase it when the keys of rows get another meaning, too
+    version=2,  # increase it when the keys of rows get another meaning, too
     derived=(
         ("keys", pa.large_binary()),  # 16 bytes a row, as `ledger.recording_keys`
         ("ids", pa.large_binary()),  # 16 bytes a row, as `ledger.id_keys`

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,11 @@ from benchmarks.scale.counting import CountingProxy, Kind
 from distil_ray.config import StorageConfig
 from distil_ray.output import block_index, ledger_index
 from distil_ray.output import ledger as ledger_module
-from distil_ray.output.block_index import GRACE_S
+from distil_ray.output.block_index import GRACE_S, BlockIndex, IndexFile
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_index import INDEX, IndexUpdate
 from distil_ray.schema import TRANSCRIPT
-from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.uris import join
 
 OLD_S = 1_700_000_000  # a time of modification that is long ago
@@ -76,12 +77,28 @@ def index_files(output: str) -> list[Path]:
     return sorted(Path(output, INDEX.folder).glob("*.parquet"))
 
 
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self) -> None:
+        self.seconds = time.time()
+
+    def time(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(block_index, "time", clock)
+    return clock
+
+
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits at which few blocks are indexed, split and merged."""
     monkeypatch.setattr(block_index, "MIN_BLOCKS", 1)
     monkeypatch.setattr(ledger_index, "INDEX", replace(INDEX, max_rows=12))
-    monkeypatch.setattr(block_index, "MAX_SMALL", 2)
 
 
 BLOCKS = st.tuples(st.integers(0, 5), st.integers(0, 10**6), st.integers(0, 9))
@@ -102,7 +119,7 @@ STEPS = st.lists(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(steps=STEPS)
 def test_a_ledger_is_the_same_with_any_index(
-    steps: list[tuple[str, Any]], small_limits: None, tmp_path_factory: pytest.TempPathFactory
+    steps: list[tuple[str, Any]], small_limits: None, clock: Clock, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     output = str(tmp_path_factory.mktemp("output"))
     for step, value in steps:
@@ -116,8 +133,7 @@ def test_a_ledger_is_the_same_with_any_index(
         elif step == "interrupted run":
             _end_while_writing(output, value)
         elif step == "age":
-            for path in index_files(output):
-                os.utime(path, (OLD_S, OLD_S))
+            clock.seconds += 2 * GRACE_S
         else:
             _damage(output, *value)
         assert_is_that_of_the_files(output)
@@ -163,7 +179,7 @@ def _damage(output: str, kind: str, number: int) -> None:
     elif kind == "half a write":
         path.with_name(f".tmp-{path.name}").write_bytes(data[:100])
     else:
-        info = {b"distil_ray.ledger_index": json.dumps({"version": 99, "replaces": []}).encode()}
+        info = {b"distil_ray.ledger_index": json.dumps({"version": 99, "replaces": {}}).encode()}
         sink = io.BytesIO()
         try:
             pq.write_table(pq.read_table(path).replace_schema_metadata(info), sink)
@@ -207,23 +223,49 @@ def test_a_block_that_was_written_just_now_waits_for_the_next_run(small_limits: 
     assert pq.read_table(path)["path"].to_pylist() == ["task-0.parquet"]
 
 
-def test_small_files_are_merged_and_the_replaced_ones_removed_after_a_grace(
-    small_limits: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_few_index_files_are_read_however_many_runs_add_to_them(
+    small_limits: None, clock: Clock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(ledger_index, "INDEX", replace(INDEX, max_rows=100))
+    monkeypatch.setattr(ledger_index, "INDEX", replace(INDEX, max_rows=10_000))
+    loads: list[str] = []
+    load = BlockIndex._load
+
+    def counted(self: BlockIndex, entry: Entry, storage: Storage) -> IndexFile | None:
+        loads.append(entry.uri)
+        return load(self, entry, storage)
+
+    monkeypatch.setattr(BlockIndex, "_load", counted)
+    output, most = str(tmp_path), 0
+    for number in range(24):
+        write_block(output, f"task-{number}.parquet", number, 2 + number % 3)
+        loads.clear()
+        run_ends(output)
+        most = max(most, len(loads))
+        clock.seconds += 86_400
+        for order, path in enumerate(sorted(index_files(output), key=lambda path: path.stat().st_ctime_ns)):
+            os.utime(path, (OLD_S + order, OLD_S + order))
+    assert most <= 8  # twice each of at most four, where there are six powers of two
+    assert len(index_files(output)) <= 8  # replaced ones are removed after two runs
+    assert_is_that_of_the_files(output)
+
+
+def test_replaced_index_files_stay_for_readers_that_have_listed_them(
+    small_limits: None, clock: Clock, tmp_path: Path
+) -> None:
     output = str(tmp_path)
-    for number in range(3):
+    for number in range(2):
         write_block(output, f"task-{number}.parquet", number, 2)
         run_ends(output)
-    names = {path: pq.read_table(path)["path"].to_pylist() for path in index_files(output)}
-    assert sorted(map(len, names.values())) == [1, 1, 3]  # the third run has merged the first two
-    merged = max(names, key=lambda path: len(names[path]))
-    os.utime(merged, (OLD_S, OLD_S))
+    first = {path: len(pq.read_table(path)) for path in index_files(output)}
+    assert sorted(first.values()) == [1, 2]
+    clock.seconds += GRACE_S / 2
+    write_block(output, "task-2.parquet", 2, 2)
+    run_ends(output)
+    assert set(first) < set(index_files(output))
+    clock.seconds += 2 * GRACE_S
     write_block(output, "task-3.parquet", 3, 2)
     run_ends(output)
-    assert merged in index_files(output)
-    assert sorted(len(pq.read_table(path)) for path in index_files(output)) == [1, 3]
-    assert GRACE_S > 3600
+    assert [path for path, rows in first.items() if path in index_files(output)] == []
     assert_is_that_of_the_files(output)
 
 
