@@ -1,4 +1,4 @@
-"""What the indexes of an output say of the files of transcripts that a run has written, kept until its end.
+"""Index entries of the files of transcripts that a run has written, kept until its end.
 
 The write stage computes the entry of a file from the rows that it writes. The driver collects the entries in a
 temporary file on its local disk. At the end of the run an entry counts like one of the output's own indexes
