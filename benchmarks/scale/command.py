@@ -4,7 +4,7 @@ Small runs over each layout of the input are counted by a proxy before an S3 ser
 number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
 share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
 store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`), uneven recordings
-(`skew.py`), and the CPU time of a driver (`driver.py`).
+(`skew.py`), and many recognizers under one driver (`actors.py`).
 """
 
 import json
@@ -21,15 +21,16 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.scale.actors import ActorsCost, actors_table, driver_table, fit_driver, measure_actors
 from benchmarks.scale.corpus import LAYOUTS, SHARDED, write_input
 from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
-from benchmarks.scale.driver import driver_table, measure_driver
 from benchmarks.scale.large_shard import measure_shards, shards_table
 from benchmarks.scale.ledger import LedgerCost, measure_ledger
 from benchmarks.scale.nights import NightCost, measure_nights, nights_table
 from benchmarks.scale.proxy import Request
 from benchmarks.scale.runs import MODEL, run_configs
 from benchmarks.scale.skew import measure_skew
+from benchmarks.scale.tail import tail_table
 from benchmarks.settings import ScaleSettings
 from distil_ray.config.loader import dump_config, load_config
 from distil_ray.demo.endpoint import serve_bucket
@@ -37,7 +38,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
-PARTS = ("requests", "ledger", "nights", "skew", "driver")
+PARTS = ("requests", "ledger", "nights", "skew", "actors")
 PART_S = 30.0
 RECORDING_S = 1.0
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
@@ -95,6 +96,7 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
             raise SettingsError(f"{name}={unknown[0]}: must be among {', '.join(known)}")
     facts = machine.describe_machine()
     costs, ledgers, nights = [], [], []
+    actors: list[ActorsCost] = []
     tables = []
     if "requests" in settings.parts:
         for layout in settings.layouts:
@@ -112,13 +114,14 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
         nights = measure_nights(settings)
         tables.append(nights_table(nights, settings))
     if "skew" in settings.parts:
-        tables += [*measure_skew(settings), shards_table(measure_shards())]
-    if "driver" in settings.parts:
-        tables.append(driver_table(measure_driver(settings)))
+        tables += [*measure_skew(settings), tail_table(), shards_table(measure_shards())]
+    if "actors" in settings.parts:
+        actors = measure_actors(settings)
+        tables += [actors_table(actors), driver_table(fit_driver(actors))]
     for table in tables:
         console.print(table)
     console.print(machine.format_machine(facts), style="dim")
-    _write(Path(settings.report), settings, facts, costs, ledgers, nights, tables)
+    _write(Path(settings.report), settings, facts, costs, ledgers, nights, actors, tables)
     return ExitCode.DONE
 
 
@@ -331,6 +334,7 @@ def _write(
     costs: Sequence[LayoutCost],
     ledgers: Sequence[LedgerCost],
     nights: Sequence[NightCost],
+    actors: Sequence[ActorsCost],
     tables: Sequence[Table],
 ) -> None:
     content = {
@@ -339,6 +343,7 @@ def _write(
         "layouts": [asdict(cost) | {"corpus": predict_requests(cost, settings)} for cost in costs],
         "ledgers": [asdict(each) for each in ledgers],
         "nights": [asdict(each) for each in nights],
+        "actors": [asdict(each) for each in actors],
     }
     report.mkdir(parents=True, exist_ok=True)
     (report / "scale.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

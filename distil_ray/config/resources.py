@@ -13,7 +13,10 @@ class PlanConfig(Section):
     """Sizes of the tasks in which the work is planned, retried and committed."""
 
     task_audio_s: float = Field(
-        1200.0, gt=0, description="Seconds of audio in a task, the unit of planning, retrying, writing and resuming."
+        1200.0,
+        gt=0,
+        description="Seconds of audio in a task, the unit of planning, retrying, writing and resuming. The last 2 % of"
+        " a large run are planned in smaller tasks.",
     )
     part_audio_s: float = Field(
         600.0,

@@ -1,7 +1,8 @@
 """Packs recordings into tasks of bounded audio.
 
 Recordings are sorted by duration and packed in that order, so that a task holds recordings of similar length. The
-longest tasks come first, because they would end last.
+longest tasks come first, because they would end last. The last tasks of a large plan become smaller and smaller
+(`TAIL_SHARE`), so that all recognizers end at about the same time; what is read together is not divided for that.
 
 Recordings that are read together (a unit, see `readers/location.py`) are packed like one recording, in the order of the
 listing, so that a task reads the unit once. A large unit, such as a compressed archive, is divided among few tasks,
@@ -18,6 +19,11 @@ from numpy.typing import NDArray
 from distil_ray.output.ledger import Keys
 
 MAX_UNIT_TASKS = 16  # tasks of a unit, each of which reads the unit from its beginning
+# The last `TAIL_SHARE` of the audio, at most that of `MAX_TAIL_TASKS` usual tasks, is packed into tasks whose size
+# decreases with the audio that is left, to a `TAIL_DIVISOR`th. It adds about 4 % to the number of tasks.
+TAIL_SHARE = 0.02
+MAX_TAIL_TASKS = 1000
+TAIL_DIVISOR = 8
 _BATCH_ROWS = 16_384  # rows converted to Python numbers at once
 
 
@@ -28,12 +34,14 @@ def pack_tasks(
     task_samples: int,
     task_recordings: int,
     ranges: NDArray[np.bool_] | None = None,
+    tail_share: float = TAIL_SHARE,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Packs recordings of the given durations into tasks, longest first.
 
     A recording of `task_samples` or more is a task of its own; other tasks hold at most `task_samples` and
-    `task_recordings`. Recordings of one unit stay together and in order; a unit that does not fit into a task is split,
-    into at most about `MAX_UNIT_TASKS`, which may then be larger, or into any number if it consists of byte ranges.
+    `task_recordings`, and the last ones less. Recordings of one unit stay together and in order; a unit that does not
+    fit into a task is split, into at most about `MAX_UNIT_TASKS`, which may then be larger, or into any number if it
+    consists of byte ranges.
     Otherwise the order of the input does not matter: recordings of equal duration are ordered by key. Takes linear
     time, except for the sorting.
 
@@ -44,6 +52,7 @@ def pack_tasks(
         task_samples: Most samples of a task.
         task_recordings: Most recordings of a task.
         ranges: Whether the unit of a recording consists of byte ranges, shape (num_recordings,); None: no unit does.
+        tail_share: Share of the audio whose tasks become smaller and smaller.
 
     Returns:
         `order`, shape (num_recordings,): recordings, task after task; `starts`, shape (num_tasks + 1,): start of each
@@ -56,16 +65,32 @@ def pack_tasks(
     order = together[_runs(first[:-1][ranks], counts)]
     ends, counted = np.cumsum(lengths), np.cumsum(counts)
     starts, begin, total = [], 0, len(ranks)
+    num_samples = int(lengths.sum())
+    tail_tasks = min(tail_share * num_samples / task_samples, MAX_TAIL_TASKS)
     while begin < total:
         starts.append(begin)
         before = (int(ends[begin - 1]), int(counted[begin - 1])) if begin else (0, 0)
-        fitting = np.searchsorted(ends, before[0] + task_samples, side="right")
+        limit = _next_limit(num_samples - before[0], task_samples, tail_tasks)
+        fitting = np.searchsorted(ends, before[0] + limit, side="right")
         allowed = np.searchsorted(counted, before[1] + task_recordings, side="right")
         # A recording or portion that fills a task is alone in it, even if others have no length.
         alone = int(lengths[begin]) >= task_samples
         begin = begin + 1 if alone else max(begin + 1, int(min(fitting, allowed)))
     bounds = np.concatenate(([0], counted))[[*starts, total]]
     return _longest_first(order, bounds, _sums(samples[order], bounds))
+
+
+def _next_limit(rest_samples: int, task_samples: int, tail_tasks: float) -> int:
+    """Returns the most samples of the next task.
+
+    Args:
+        rest_samples: Samples that are not packed yet.
+        task_samples: Most samples of a task.
+        tail_tasks: Number of tasks of that size in the tail of the plan.
+    """
+    if tail_tasks < 1:
+        return task_samples
+    return min(task_samples, max(task_samples // TAIL_DIVISOR, int(rest_samples / tail_tasks)))
 
 
 def _gather_units(

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from benchmarks.scale.driver import DriverCost, driver_table
 from benchmarks.scale.skew import Cluster, plan_parts, simulate
 
 
@@ -47,10 +46,3 @@ def test_decode_tasks_pause_while_enough_parts_wait() -> None:
     endless = simulate(tasks, _cluster(queue=1000))
     paused = simulate(tasks, _cluster(queue=2))
     assert paused.end_s == pytest.approx(endless.end_s, abs=1e-3) == pytest.approx(1000.0, abs=1e-3)
-
-
-def test_the_recognizers_that_a_core_feeds_follow_from_the_time_of_a_part() -> None:
-    cost = DriverCost(actors=3, parts=100, first_s=1.0, wall_s=10.0, driver_s=3.0, ray_s=1.0, rss_mib=200.0)
-    assert cost.driver_ms == pytest.approx(30.0)
-    assert cost.most_actors(600.0) == pytest.approx(3.0 / 0.03)  # a recognizer asks for a part every 3 s
-    assert driver_table([cost]).row_count == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from distil_ray.output.ledger import Keys, id_keys
-from distil_ray.pipeline.task_packing import MAX_UNIT_TASKS, pack_tasks
+from distil_ray.pipeline.task_packing import MAX_TAIL_TASKS, MAX_UNIT_TASKS, TAIL_DIVISOR, TAIL_SHARE, pack_tasks
 from distil_ray.types import SAMPLE_RATE
 
 
@@ -24,17 +24,20 @@ def keys_of(number: int) -> Keys:
 
 
 durations = st.lists(st.integers(0, 50), max_size=60)
+tail_shares = st.sampled_from([0.0, TAIL_SHARE, 0.3, 1.0])
 
 
-@given(durations, st.integers(1, 30), st.integers(1, 8))
-@example([], 10, 2)
-@example([0, 0, 0], 10, 2)
-@example([10, 0, 0, 11], 10, 2)
-def test_tasks_hold_every_recording_once_within_their_bounds(lengths: list[int], limit: int, most: int) -> None:
+@given(durations, st.integers(1, 30), st.integers(1, 8), tail_shares)
+@example([], 10, 2, TAIL_SHARE)
+@example([0, 0, 0], 10, 2, 1.0)
+@example([10, 0, 0, 11], 10, 2, 1.0)
+def test_tasks_hold_every_recording_once_within_their_bounds(
+    lengths: list[int], limit: int, most: int, tail_share: float
+) -> None:
     samples = np.array(lengths, np.int64) * SAMPLE_RATE
     keys = keys_of(len(lengths))
     alone = np.zeros(len(lengths), np.uint64)
-    order, starts = pack_tasks(samples, keys, alone, limit * SAMPLE_RATE, most)
+    order, starts = pack_tasks(samples, keys, alone, limit * SAMPLE_RATE, most, tail_share=tail_share)
     assert sorted(order.tolist()) == list(range(len(lengths)))
     assert starts[0] == 0
     assert starts[-1] == len(lengths)
@@ -48,12 +51,19 @@ def test_tasks_hold_every_recording_once_within_their_bounds(lengths: list[int],
     assert sums == sorted(sums, reverse=True)
 
 
-@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), max_size=60), st.integers(1, 99), st.integers(1, 8))
-def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int, int]], limit: int, most: int) -> None:
+@given(
+    st.lists(st.tuples(st.integers(0, 50), st.integers(0, 4)), max_size=60),
+    st.integers(1, 99),
+    st.integers(1, 8),
+    tail_shares,
+)
+def test_what_is_read_together_stays_together_and_in_order(
+    pairs: list[tuple[int, int]], limit: int, most: int, tail_share: float
+) -> None:
     samples = np.array([length for length, _ in pairs], np.int64) * SAMPLE_RATE
     units = np.array([unit for _, unit in pairs], np.uint64)
     keys = keys_of(len(pairs))
-    order, starts = pack_tasks(samples, keys, units, limit * SAMPLE_RATE, most)
+    order, starts = pack_tasks(samples, keys, units, limit * SAMPLE_RATE, most, tail_share=tail_share)
     assert sorted(order.tolist()) == list(range(len(pairs)))
     tasks = [order[start:end] for start, end in pairwise(starts.tolist())]
     for task in tasks:
@@ -69,6 +79,24 @@ def test_what_is_read_together_stays_together_and_in_order(pairs: list[tuple[int
             (task,) = (task.tolist() for task in tasks if unit in units[task])
             begin = task.index(members[0])
             assert task[begin : begin + len(members)] == members
+
+
+@given(st.integers(1, 40), st.integers(1, 5_000))
+def test_the_last_tasks_become_smaller_and_the_others_stay_as_they_are(length: int, number: int) -> None:
+    limit = 40
+    samples, alone, keys = np.full(number, length, np.int64), np.zeros(number, np.uint64), keys_of(number)
+    usual_order, usual = pack_tasks(samples, keys, alone, limit, number, tail_share=0.0)
+    order, starts = pack_tasks(samples, keys, alone, limit, number)
+    assert order.tolist() == usual_order.tolist()
+    sizes = np.diff(starts) * length
+    assert (np.diff(sizes) <= 0).all()
+    num_tail = min(TAIL_SHARE * number * length / limit, MAX_TAIL_TASKS)
+    num_same = next((i for i, pair in enumerate(zip(starts, usual, strict=False)) if pair[0] != pair[1]), len(usual))
+    assert num_same >= len(usual) - 1 if num_tail < 1 else num_same >= len(usual) - 3 - num_tail * limit / sizes[0]
+    if num_tail > 3:
+        assert sizes[-1] <= max(length, limit // 4)
+    # Recordings cannot be divided, so that tasks are smaller than their limits.
+    assert len(starts) - len(usual) <= num_tail * np.log(TAIL_DIVISOR) * (1 + length * TAIL_DIVISOR / limit) + 2
 
 
 @pytest.mark.parametrize(("length_s", "most"), [(100, 50), (1, 3)])
