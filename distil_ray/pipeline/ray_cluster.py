@@ -214,7 +214,12 @@ class WorkerStates:
 
     def read(self) -> tuple[WorkerState, ...]:
         """Returns the latest state of every actor that has published one."""
-        found = (internal_kv._internal_kv_get(key) for key in internal_kv._internal_kv_list(self._prefix))
+        keys = internal_kv._internal_kv_list(self._prefix)
+        store: Any = internal_kv.internal_kv_get_gcs_client()
+        if store is None:  # a connection through ray:// has no request for several keys
+            found = [internal_kv._internal_kv_get(key) for key in keys]
+        else:
+            found = store.internal_kv_multi_get(keys, None).values() if keys else []
         return tuple(WorkerState.from_json(text) for text in found if text)
 
     def clear(self) -> None:

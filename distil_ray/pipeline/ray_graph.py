@@ -97,6 +97,7 @@ def run_graph(
                     on_progress(snapshot)
                 if (message := detector.check(snapshot)) is not None:
                     on_message(message)
+        exporter.flush()
         states.clear()
     except ray.exceptions.RayError as error:
         raise RunError(_explain(error, run)) from error

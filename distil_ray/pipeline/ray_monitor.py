@@ -21,6 +21,7 @@ from distil_ray.errors import RunError
 from distil_ray.pipeline.worker_state import WorkerState
 
 WARN_AFTER_S = 60.0  # without progress; each further warning after twice as long
+RELEASE_INTERVAL_S = 1.0  # between two searches for dead actors; each takes time in proportion to their number
 MISSING_WARN_AFTER_S = 60.0  # a restarted recognizer needs about this long to load its model
 
 
@@ -147,12 +148,18 @@ class ExecutionObserver:
 
     executor: ClassVar[Any] = None  # ray.data's StreamingExecutor while one runs
 
+    def __init__(self) -> None:
+        self._released_at_s = 0.0
+
     def before_execution_starts(self, executor: Any) -> None:
         ExecutionObserver.executor = executor
 
     def on_execution_step(self, executor: Any) -> None:
         """Called in the executor's thread, between two steps of its loop."""
-        _release_dead_actors(executor)
+        now_s = time.monotonic()
+        if now_s - self._released_at_s >= RELEASE_INTERVAL_S:
+            self._released_at_s = now_s
+            _release_dead_actors(executor)
 
     def after_execution_succeeds(self, executor: Any) -> None:
         ExecutionObserver.executor = None
@@ -213,5 +220,6 @@ def _release_dead_actors(executor: Any) -> None:
 def num_actors_alive() -> int | None:
     """Returns the number of recognizer actors that are alive; None while no graph runs."""
     executor = ExecutionObserver.executor
-    snapshot = take_snapshot(executor, "") if executor is not None else None
-    return snapshot.alive if snapshot is not None else None
+    pools = (getattr(stage, "_actor_pool", None) for stage in executor._topology or ()) if executor is not None else ()
+    pool = next((pool for pool in pools if pool is not None), None)
+    return len(pool._alive_actors_to_in_flight_tasks_heap) if pool is not None else None
