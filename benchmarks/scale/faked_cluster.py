@@ -193,8 +193,11 @@ def _read_scenario(run: Run) -> Scenario:
 
 def read_scenario(text: str) -> Scenario:
     """Returns the scenario of a JSON object."""
-    fields = json.loads(text)
-    return Scenario(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    fields: dict[str, Any] = json.loads(text)
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Scenario(**values)
 
 
 class _Nodes:
@@ -206,22 +209,15 @@ class _Nodes:
         self._scenario = scenario
         self.address = self._cluster.address
         self.events: list[tuple[float, str]] = []  # monotonic times
-        self._ended = threading.Event()
+        self._due_s = scenario.late_s or scenario.kill_every_s  # next change, seconds since the start of the graph
         shares = np.diff(np.linspace(0, scenario.actors, scenario.nodes + 1).round().astype(int)).tolist()
         self._last_share = shares.pop()
         self._nodes = [self._add(share) for share in shares]
         if not scenario.late_s:
             self._nodes.append(self._add(self._last_share))
         self.slow = [self._nodes[-1].node_id] if scenario.slow != 1.0 else []
-        self._thread = threading.Thread(target=self._change, daemon=True)
-
-    def start_changes(self) -> None:
-        self._thread.start()
 
     def shut_down(self) -> None:
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
         self._cluster.shutdown()  # type: ignore[no-untyped-call]
 
     def _add(self, actors: int) -> Any:
@@ -230,18 +226,25 @@ class _Nodes:
         cpus = math.ceil(NODE_CPUS + ACTOR_CPUS * actors)
         return self._cluster.add_node(num_cpus=cpus, num_gpus=actors, object_store_memory=store)
 
-    def _change(self) -> None:
-        scenario = self._scenario
-        if scenario.late_s and not self._ended.wait(scenario.late_s):
+    def change(self, at_s: float) -> None:
+        """Adds or replaces a node if that is due `at_s` seconds after the start of the graph.
+
+        Called in the main thread, as Ray's nodes install handlers of signals.
+        """
+        if not self._due_s or at_s < self._due_s:
+            return
+        if self._scenario.late_s:
+            self._due_s = 0.0
             self._note("node added")
             self._nodes.append(self._add(self._last_share))
-        while scenario.kill_every_s and not self._ended.wait(scenario.kill_every_s):
-            self._note("node lost")
-            node = self._nodes.pop(0)
-            actors = round(node.get_resource_and_label_spec().num_gpus or 0)
-            self._cluster.remove_node(node, allow_graceful=False)
-            self._nodes.append(self._add(actors))
-            self._note("node replaced")
+            return
+        self._note("node lost")
+        node = self._nodes.pop(0)
+        actors = round(node.get_resource_and_label_spec().num_gpus or 0)
+        self._cluster.remove_node(node, allow_graceful=False)
+        self._nodes.append(self._add(actors))
+        self._note("node replaced")
+        self._due_s += self._scenario.kill_every_s
 
     def _note(self, what: str) -> None:
         self.events.append((time.monotonic(), what))
@@ -309,10 +312,12 @@ def run_scenario(scenario: Scenario, folder: Path) -> RunFigures:
         def show(snapshot: Snapshot) -> None:
             watch.snapshot = snapshot
             on_progress(snapshot)
+            nodes.change(time.monotonic() - watch.began_s)
 
         watch.start()
-        nodes.start_changes()
-        yield from run_graph(run, plan, stage, on_message, show)
+        for row in run_graph(run, plan, stage, on_message, show):
+            nodes.change(time.monotonic() - watch.began_s)
+            yield row
         ended.append(time.monotonic())
         watch.stop()
 

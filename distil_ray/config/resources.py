@@ -78,6 +78,12 @@ class ResourcesConfig(Section):
         "auto",
         description="Seconds added to recognizer_timeout_s per second of audio. auto: 2 on GPUs, 20 on CPUs.",
     )
+    recognizer_max_slowdown: float = Field(
+        20.0,
+        ge=0,
+        description="Once an actor has recognized speech, a part may take at most that many times as long, per second"
+        " of audio, as its slowest part so far, but at least 60 s and a tenth of the limit above. 0: only that limit.",
+    )
     max_attempts: int = Field(
         2,
         ge=1,

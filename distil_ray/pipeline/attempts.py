@@ -43,13 +43,17 @@ class WorkerIdentity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt: where and when. `reason` is set by a process that ends itself, not by one that is killed."""
+    """One attempt: where and when.
+
+    `reason`, and the time limit that it has reached, are set by a process that ends itself, not by one that is killed.
+    """
 
     node: str
     host: str
     pid: int
     began_at: str
     reason: str | None = None
+    limit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +98,10 @@ class Attempts:
             logger.warning("an attempt could not be counted: %s", error)
         return Claim(None, mine, tuple(deaths))
 
-    def record_reason(self, claim: Claim, reason: str) -> None:
-        """Stores the reason why this process ends, for the processes after it."""
+    def record_reason(self, claim: Claim, reason: str, limit_s: float) -> None:
+        """Stores why this process ends, and its time limit, for the processes after it."""
         if claim.uri is not None:
-            self._storage.put(claim.uri, _to_json(replace(claim.attempt, reason=reason)))
+            self._storage.put(claim.uri, _to_json(replace(claim.attempt, reason=reason, limit_s=limit_s)))
 
     def release(self, claim: Claim) -> None:
         """Deletes the attempt: it ended with the process alive."""

@@ -22,9 +22,11 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -33,6 +35,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, WorkerIdentity
 from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually
+from distil_ray.pipeline.part_time_limit import PartTimeLimits
 from distil_ray.pipeline.worker_state import StatePublisher, WorkerState
 from distil_ray.types import SAMPLE_RATE
 
@@ -93,7 +96,7 @@ class FaultIsolatedStage:
         self._state = StatePublisher(publish)
         self._attempts = Attempts(run, identity)
         self._transcribe = self._load(transcriber, run, identity.worker())
-        self._limits = run.config.resources
+        self._limits = PartTimeLimits(run.config.resources)
         self._counting = ThreadPoolExecutor(2, thread_name_prefix="attempts")
         self._has_finished_part = False
         self._state.set_ready()
@@ -118,29 +121,38 @@ class FaultIsolatedStage:
         if not len(part["chunks"][0]):
             return self._transcribe(part)
         counted = self._counting.submit(self._attempts.claim, _key(part))
-        if not self._has_finished_part and counted.result().used_up:
-            deaths = counted.result().deaths
+        deaths = () if self._has_finished_part else counted.result().deaths
+        if deaths and counted.result().used_up:
             return retry_individually(
-                part, f"it had ended {len(deaths)} recognizers ({_causes(deaths)})", self._recognize_recording
+                part,
+                f"it had ended {len(deaths)} recognizers ({_causes(deaths)})",
+                partial(self._recognize_recording, part_deaths=deaths),
             )
         try:
-            result = self._recognize(part, counted)
+            result = self._recognize(part, counted, deaths)
         except Exception as error:
             logger.exception("a part could not be recognized as one; trying recording by recording")
             return retry_individually(part, f"its recognizer raised {describe_error(error)}", self._recognize_recording)
         self._has_finished_part = True
         return result
 
-    def _recognize(self, part: pa.Table, counted: Future[Claim]) -> pa.Table:
-        """Recognizes a part within the time limit. The attempt is released unless the process dies."""
+    def _recognize(self, part: pa.Table, counted: Future[Claim], deaths: Sequence[Attempt] = ()) -> pa.Table:
+        """Recognizes a part within the time limit. The attempt is released unless the process dies.
+
+        `deaths`: earlier attempts at the same audio, if this process has not finished a part yet.
+        """
         audio_s = _num_samples(part) / SAMPLE_RATE
+        limit_s = self._limits.limit_s(audio_s, [death.limit_s for death in deaths if death.limit_s is not None])
         before_s = self._processed_s()
         self._state.set_transcribing(
             part["task_id"][0].as_py(), part["part_index"][0].as_py(), audio_s, lambda: self._processed_s() - before_s
         )
+        started_s = time.monotonic()
         try:
-            with time_limit(self._limits.recognizer_limit_s(audio_s), lambda why: self._record_reason(counted, why)):
-                return self._transcribe(part)
+            with time_limit(limit_s, lambda why: self._record_reason(counted, why, limit_s)):
+                result = self._transcribe(part)
+            self._limits.add(result, time.monotonic() - started_s)
+            return result
         finally:
             self._state.set_ready()
             self._counting.submit(lambda: self._attempts.release(counted.result()))
@@ -148,11 +160,14 @@ class FaultIsolatedStage:
     def _processed_s(self) -> float:
         return float(getattr(self._transcribe, "processed_s", 0.0))
 
-    def _record_reason(self, counted: Future[Claim], reason: str) -> None:
-        self._attempts.record_reason(counted.result(), reason)
+    def _record_reason(self, counted: Future[Claim], reason: str, limit_s: float) -> None:
+        self._attempts.record_reason(counted.result(), reason, limit_s)
 
-    def _recognize_recording(self, part: pa.Table) -> Row:
-        """Returns the result of one recording. A failure is in its hypotheses."""
+    def _recognize_recording(self, part: pa.Table, part_deaths: Sequence[Attempt] = ()) -> Row:
+        """Returns the result of one recording. A failure is in its hypotheses.
+
+        `part_deaths`: earlier attempts at the whole part.
+        """
         recording = part["chunks"][0][0].as_py()["recording"]
         claim = self._attempts.claim(f"{_key(part)}-recording-{recording:06d}")
         if claim.used_up:
@@ -160,7 +175,7 @@ class FaultIsolatedStage:
         counted: Future[Claim] = Future()
         counted.set_result(claim)
         try:
-            row: Row = self._recognize(part, counted).to_pylist()[0]
+            row: Row = self._recognize(part, counted, (*claim.deaths, *part_deaths)).to_pylist()[0]
         except Exception as error:
             return failed_result(part, ErrorKind.INFERENCE_ERROR, describe_error(error))
         return row

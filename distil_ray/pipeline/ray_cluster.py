@@ -215,7 +215,7 @@ class WorkerStates:
     def read(self) -> tuple[WorkerState, ...]:
         """Returns the latest state of every actor that has published one."""
         keys = internal_kv._internal_kv_list(self._prefix)
-        store: Any = internal_kv.internal_kv_get_gcs_client()
+        store: Any = internal_kv.internal_kv_get_gcs_client()  # type: ignore[no-untyped-call]
         if store is None:  # a connection through ray:// has no request for several keys
             found = [internal_kv._internal_kv_get(key) for key in keys]
         else:

@@ -38,7 +38,7 @@ def test_the_figures_of_a_run_follow_from_the_times_of_its_parts() -> None:
     assert cost.busy_steady == pytest.approx(1.0)
     assert cost.busy == pytest.approx((3.5 + 0.5) / (2 * 4.0))  # between the results at 5.5 and 9.5
     assert (cost.driver_share, cost.ray_share) == pytest.approx((0.5, 0.25))
-    assert cost.queues == (1, 3, 2, 0)
+    assert list(cost.queues) == [1, 3, 2, 0]
     assert cost.store_mib == 12.0
     assert actors_table([cost]).row_count == 1
 
