@@ -1,4 +1,4 @@
-"""How long a recognizer may take for a part before its process is ended.
+"""Time limits of parts, after which the process of a recognizer is ended.
 
 The limits of the settings allow for the slowest model on the slowest device: half an hour for ten minutes of audio on a
 GPU that needs three seconds. A recognizer that hangs would keep a run waiting for that long, several times over. Once a
