@@ -109,7 +109,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class RunFigures:
-    """What a run has shown; all times are seconds since the start of the graph.
+    """Figures of a run; all times are seconds since the start of the graph.
 
     Attributes:
         results: Times of the results.
