@@ -35,6 +35,7 @@ class ScaleSettings:
     hours: float = option(1_000_000.0, "hours of the corpus whose cost is computed")
     recording_s: float = option(36.0, "seconds of one of its recordings")
     block_s: float = option(1200.0, "seconds of audio in a file of transcripts: plan.task_audio_s")
+    part_s: float = option(600.0, "seconds of audio in a part of it: plan.part_audio_s")
     shard_recordings: int = option(1000, "recordings of one of its shards")
     write_price: float = option(0.005, "dollars per 1000 PUT and LIST requests")
     read_price: float = option(0.0004, "dollars per 1000 GET and HEAD requests; DELETE is free")
@@ -42,7 +43,9 @@ class ScaleSettings:
     indexed_blocks: tuple[int, ...] = option((4000, 40_000), "the same, of outputs that have an index of it")
     block_rows: int = option(10, "rows of one of these blocks")
     latency_s: float = option(0.02, "seconds that the simulated store waits before it answers")
-    parts: tuple[str, ...] = option(("requests", "ledger"), "what to measure: requests, ledger, nights, skew, actors")
+    parts: tuple[str, ...] = option(
+        ("requests", "ledger"), "what to measure: requests, ledger, nights, skew, actors, plain_ray"
+    )
     small_run: bool = option(True, "skew: also do a small run on a local Ray")
     actors: tuple[int, ...] = option((4, 16, 48), "actors: recognizers of the runs on a faked cluster")
     actor_rates: tuple[float, ...] = option((2.0, 8.0), "actors: parts a second of each of these numbers")

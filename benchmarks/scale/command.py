@@ -4,7 +4,7 @@ Small runs over each layout of the input are counted by a proxy before an S3 ser
 number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
 share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
 store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`), uneven recordings
-(`skew.py`), and many recognizers under one driver (`actors.py`).
+(`skew.py`), many recognizers under one driver (`actors.py`), and the requests of a plain Ray script (`plain_ray.py`).
 """
 
 import json
@@ -27,6 +27,7 @@ from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
 from benchmarks.scale.large_shard import measure_shards, shards_table
 from benchmarks.scale.ledger import LedgerCost, measure_ledger
 from benchmarks.scale.nights import NightCost, measure_nights, nights_table
+from benchmarks.scale.plain_ray import measure_plain_ray, plain_ray_table
 from benchmarks.scale.proxy import Request
 from benchmarks.scale.runs import MODEL, run_configs
 from benchmarks.scale.skew import measure_skew
@@ -38,7 +39,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
-PARTS = ("requests", "ledger", "nights", "skew", "actors")
+PARTS = ("requests", "ledger", "nights", "skew", "actors", "plain_ray")
 PART_S = 30.0
 RECORDING_S = 1.0
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
@@ -70,6 +71,7 @@ class LayoutCost:
     Attributes:
         layout: One of `LAYOUTS`.
         requests: By unit (`UNITS`) and kind.
+        input_reads: Of these, reads of the input, by unit; the listing left out.
         headers_per_recording: Reads of durations, up to `MAX_REMOTE_READS` a run; not in `requests`.
         existing: Requests per block that the output already holds, in a run that finds nothing to do.
         overhead_bytes: Bytes from and to the store per recording that are not its audio.
@@ -78,6 +80,7 @@ class LayoutCost:
 
     layout: str
     requests: dict[str, dict[str, float]]
+    input_reads: dict[str, float]
     headers_per_recording: float
     existing: dict[str, float]
     overhead_bytes: float
@@ -118,6 +121,8 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
     if "actors" in settings.parts:
         actors = measure_actors(settings)
         tables += [actors_table(actors), driver_table(fit_driver(actors))]
+    if "plain_ray" in settings.parts:
+        tables.append(plain_ray_table(measure_plain_ray(settings.layouts)))
     for table in tables:
         console.print(table)
     console.print(machine.format_machine(facts), style="dim")
@@ -177,6 +182,8 @@ def solve(
         unit: {kind.value: round(float(share[i]), 3) + 0.0 for kind, share in shares.items() if abs(share[i]) > 1e-6}
         for i, unit in enumerate(units)
     }
+    reads = [float(first.get(f"{number}/input", Traffic()).requests.total()) for number in range(len(shapes))]
+    input_reads = dict(zip(units, np.linalg.solve(rows, reads).round(3).tolist(), strict=True))
     reruns = [_by_kind(again, number) for number in range(len(shapes))]
     few, many = reruns[0], reruns[3]  # the same recordings in more blocks
     existing = {
@@ -199,7 +206,7 @@ def solve(
         }
         for number, shape in enumerate(shapes)
     ]
-    return LayoutCost(layout, requests, headers, existing, per_recording - _audio_bytes(), counted)
+    return LayoutCost(layout, requests, input_reads, headers, existing, per_recording - _audio_bytes(), counted)
 
 
 def _audio_bytes() -> int:
@@ -217,15 +224,8 @@ def _by_kind(traffic: Mapping[str, Traffic], number: int, without: str = "") -> 
 
 def predict_requests(cost: LayoutCost, settings: ScaleSettings) -> dict[str, float]:
     """Returns the requests by kind of one run over `settings.hours` of audio."""
-    recordings = settings.hours * 3600 / settings.recording_s
-    blocks = settings.hours * 3600 / settings.block_s
-    counts = {
-        "run": 1.0,
-        "recording": recordings,
-        "block": blocks,
-        "block of two parts": blocks,  # plan.task_audio_s is twice plan.part_audio_s
-        "shard": recordings / settings.shard_recordings,
-    }
+    counts = _count_units(settings)
+    recordings, blocks = counts["recording"], counts["block"]
     total = Counter[str]()
     for unit, shares in cost.requests.items():
         for kind, share in shares.items():
@@ -234,6 +234,15 @@ def predict_requests(cost: LayoutCost, settings: ScaleSettings) -> dict[str, flo
     files = counts["shard"] if cost.layout in SHARDED else recordings
     total[Kind.LIST.value] += (0 if cost.layout == "manifest" else files / 1000) + 3 * blocks / 1000  # type: ignore[assignment]
     return {kind.value: max(float(total[kind.value]), 0.0) for kind in Kind}
+
+
+def _count_units(settings: ScaleSettings) -> dict[str, float]:
+    """Returns how many of each of `UNITS` a run over the corpus of the settings has."""
+    recordings = settings.hours * 3600 / settings.recording_s
+    blocks = settings.hours * 3600 / settings.block_s
+    more_parts = max(settings.block_s / settings.part_s, 1.0) - 1.0  # of a block, beyond the first
+    shards = recordings / settings.shard_recordings
+    return dict(zip(UNITS, (1.0, recordings, blocks, blocks * more_parts, shards), strict=True))
 
 
 def price(requests: Mapping[str, float], settings: ScaleSettings) -> float:
@@ -296,9 +305,10 @@ def corpus_table(costs: Sequence[LayoutCost], settings: ScaleSettings) -> Table:
         requests = predict_requests(cost, settings)
         total, dollars = sum(requests.values()), price(requests, settings)
         written = sum(requests[kind] for kind in (Kind.PUT, Kind.CONDITIONAL_PUT, Kind.LIST))
-        reads = [cost.requests["recording"].get(kind, 0.0) for kind in (Kind.GET, Kind.RANGED_GET, Kind.HEAD)]
+        counts = _count_units(settings)
+        reads = sum(count * counts[unit] for unit, count in cost.input_reads.items()) / recordings
         grid.add_row(
-            *(cost.layout, f"{total:,.0f}", f"{total / recordings:.3f}", f"{sum(reads):.3f}", f"{written:,.0f}"),
+            *(cost.layout, f"{total:,.0f}", f"{total / recordings:.3f}", f"{reads:.3f}", f"{written:,.0f}"),
             *(f"{dollars:,.2f}", f"{dollars * 1000 / settings.hours:.4f}", f"{cost.overhead_bytes:,.0f}"),
         )
     return grid

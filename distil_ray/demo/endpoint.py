@@ -100,6 +100,8 @@ def _save_files(client: Any, bucket: str, folder: Path) -> None:
     kept = set()
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for item in page.get("Contents", []):
+            if item["Key"].endswith("/"):  # an empty object that some programs write for a folder
+                continue
             path = folder / item["Key"]
             kept.add(path)
             if not path.exists() or hashlib.md5(path.read_bytes()).hexdigest() != item["ETag"].strip('"'):
