@@ -44,7 +44,7 @@ class ScaleSettings:
     block_rows: int = option(10, "rows of one of these blocks")
     latency_s: float = option(0.02, "seconds that the simulated store waits before it answers")
     parts: tuple[str, ...] = option(
-        ("requests", "ledger"), "what to measure: requests, ledger, nights, skew, actors, plain_ray"
+        ("requests", "ledger"), "what to measure: requests, ledger, nights, skew, actors, plain_ray, object_store"
     )
     small_run: bool = option(True, "skew: also do a small run on a local Ray")
     actors: tuple[int, ...] = option((4, 16, 48), "actors: recognizers of the runs on a faked cluster")
@@ -52,6 +52,7 @@ class ScaleSettings:
     actor_s: float = option(30.0, "actors: seconds of these runs in which all recognizers work")
     actor_part_s: float = option(1.0, "actors: seconds of audio of a part, which travels through the object store")
     actor_nodes: int = option(3, "actors: nodes of the faked cluster, beside the head")
+    store_s: float = option(3600.0, "seconds of audio of the run whose bytes in Ray's object store are counted")
     nights: int = option(60, "nightly runs to simulate")
     night_new: int = option(100, "new recordings of such a night")
     night_changed: int = option(5, "its changed recordings", allows_zero=True)

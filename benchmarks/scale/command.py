@@ -4,7 +4,8 @@ Small runs over each layout of the input are counted by a proxy before an S3 ser
 number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
 share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
 store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`), uneven recordings
-(`skew.py`), many recognizers under one driver (`actors.py`), and the requests of a plain Ray script (`plain_ray.py`).
+(`skew.py`), many recognizers under one driver (`actors.py`), the requests of a plain Ray script (`plain_ray.py`), and
+the bytes in Ray's object store (`object_store.py`).
 """
 
 import json
@@ -27,6 +28,7 @@ from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
 from benchmarks.scale.large_shard import measure_shards, shards_table
 from benchmarks.scale.ledger import LedgerCost, measure_ledger
 from benchmarks.scale.nights import NightCost, measure_nights, nights_table
+from benchmarks.scale.object_store import measure_object_store, object_store_table
 from benchmarks.scale.plain_ray import measure_plain_ray, plain_ray_table
 from benchmarks.scale.proxy import Request
 from benchmarks.scale.runs import MODEL, run_configs
@@ -39,7 +41,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
-PARTS = ("requests", "ledger", "nights", "skew", "actors", "plain_ray")
+PARTS = ("requests", "ledger", "nights", "skew", "actors", "plain_ray", "object_store")
 PART_S = 30.0
 RECORDING_S = 1.0
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
@@ -121,6 +123,8 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
     if "actors" in settings.parts:
         actors = measure_actors(settings)
         tables += [actors_table(actors), driver_table(fit_driver(actors))]
+    if "object_store" in settings.parts:
+        tables.append(object_store_table(measure_object_store(settings.store_s)))
     if "plain_ray" in settings.parts:
         tables.append(plain_ray_table(measure_plain_ray(settings.layouts)))
     for table in tables:
