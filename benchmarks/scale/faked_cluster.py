@@ -37,7 +37,9 @@ from distil_ray.config.loader import load_config
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import ray_graph, runner
 from distil_ray.pipeline.decode_stage import _PartBuilder
+from distil_ray.pipeline.planner import read_task
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot
+from distil_ray.schema import to_stream_bytes
 from distil_ray.types import SAMPLE_RATE
 
 SCENARIO, ANSWERS = "scenario.json", "answers"  # in the folder of the run: its settings, the times of its parts
@@ -170,7 +172,8 @@ def make_up_parts(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
     """Stands in for `decode_stage.decode_tasks`: the one recording of a task, of the audio of the scenario."""
     audio_s = _read_scenario(run).part_audio_s
     for pointer in tasks.to_pylist():
-        part = _PartBuilder(pointer["task_id"], pointer["row_group"])
+        planned = to_stream_bytes(read_task(run.plan_uri, pointer["row_group"], run.storage))
+        part = _PartBuilder(pointer["task_id"], pointer["row_group"], planned)
         if run.storage.stat(run.task_uri(pointer["task_id"])) is not None:
             yield part.finish(is_last=True, already_committed=True)
             continue

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Generator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,16 +76,16 @@ def object_store_table(traffic: StoreTraffic) -> Table:
 
 def main() -> None:
     import ray
-    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
+    ray_api: Any = import_module("ray._private.internal_api")
     audio_s = float(sys.argv[1])
     found: dict[str, int] = {}
     run_graph = ray_graph.run_graph
 
     def counted(*arguments: Any, **options: Any) -> Generator[dict[str, Any], None, None]:
         yield from run_graph(*arguments, **options)
-        state = get_state_from_address(ray.get_runtime_context().gcs_address)
-        stats = get_memory_info_reply(state).store_stats
+        state = ray_api.get_state_from_address(ray.get_runtime_context().gcs_address)
+        stats = ray_api.get_memory_info_reply(state).store_stats
         found["created_bytes"] = int(stats.cumulative_created_bytes)
         found["objects"] = int(stats.cumulative_created_objects)
 
