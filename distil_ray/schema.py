@@ -291,14 +291,25 @@ class PythonParquetFile(pq.ParquetFile):  # type: ignore[misc]  # pyarrow has no
         yield from super().iter_batches(batch_size, row_groups=row_groups, columns=columns, use_threads=False)
 
 
-def open_parquet(source: IO[bytes], *, verify_checksums: bool = False, buffer_size: int = 0) -> PythonParquetFile:
+def open_parquet(
+    source: IO[bytes],
+    *,
+    verify_checksums: bool = False,
+    buffer_size: int = 0,
+    metadata: pq.FileMetaData | None = None,
+) -> PythonParquetFile:
     """Opens a Parquet file that is read through a Python file object.
 
     Args:
         source: Open file, seekable.
         verify_checksums: Verify the checksums of pages that are read.
         buffer_size: Bytes to read at once; 0: whole column chunks.
+        metadata: The file's footer, where it is known.
     """
     return PythonParquetFile(
-        source, page_checksum_verification=verify_checksums, buffer_size=buffer_size, pre_buffer=False
+        source,
+        metadata=metadata,
+        page_checksum_verification=verify_checksums,
+        buffer_size=buffer_size,
+        pre_buffer=False,
     )

@@ -34,7 +34,7 @@ from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows
 from distil_ray.readers.sample_arrays import find_sample_columns, list_sample_columns
 from distil_ray.redaction import redact
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage import Entry
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
 
@@ -54,7 +54,7 @@ LOCATION_COLUMNS = pa.schema(
     ]
 )
 
-OpenGroup = Callable[[Entry, str, int], AbstractContextManager[Iterator[tuple[int, Write]]]]
+OpenGroup = Callable[[str, int], AbstractContextManager[Iterator[tuple[int, Write]]]]
 
 
 def find_audio_column(schema: pa.Schema, requested: str | None) -> str | None:
@@ -144,16 +144,15 @@ def iter_table_recordings(index: pa.Table, entry: Entry, name: str, context: Rea
 
 
 def extract_group_cells(
-    unit: Sequence[Recording], target: Path, storage: Storage, open_group: OpenGroup, group_name: str
+    unit: Sequence[Recording], target: Path, open_group: OpenGroup, group_name: str
 ) -> Iterator[Path | StorageError]:
     """Extracts the audio of rows of one row group or record batch.
 
     Args:
         unit: Recordings in the same column and group, in any order; a row may occur several times.
         target: Path whose name, with a suffix, the extracted files get. The caller removes them.
-        storage: Where the table lies.
-        open_group: Opens a group, given the file, the column and the number of the group. Its value yields each row's
-            number in the group, and a function that writes the row's audio to a file.
+        open_group: Opens a group, given the column and the number of the group. Its value yields each row's number in
+            the group, and a function that writes the row's audio to a file.
         group_name: What a group is called in messages.
 
     Yields:
@@ -163,12 +162,11 @@ def extract_group_cells(
         StorageError: The table cannot be read, or lacks a row.
     """
     uri, place = unit[0].uri, unit[0].location
-    entry = storage.stat(uri)
-    if entry is None or place is None or place.row_group is None or place.member is None:
-        raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no such file")
+    if place is None or place.row_group is None or place.member is None:
+        raise ValueError(f"{uri}: {unit[0].recording_id} is no row of a table")
     rows = [recording.location.row if recording.location else None for recording in unit]
     num_found = 0
-    with open_group(entry, place.member, place.row_group) as cells:
+    with open_group(place.member, place.row_group) as cells:
         for result in iter_in_order(rows, cells, target):
             yield result
             num_found += 1

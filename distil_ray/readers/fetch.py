@@ -26,7 +26,7 @@ from distil_ray.readers.byte_ranges import ByteRange, cut_range, group_ranges
 from distil_ray.readers.location import byte_range_file, is_unchanged, listed_file_version, read_unit_key
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
-from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import ChangedError, MissingError, StorageError
 from distil_ray.storage.uris import is_remote
 from distil_ray.types import Recording
@@ -87,18 +87,19 @@ class _VersionChecker:
         self._stat = lru_cache(MAX_CACHED_ENTRIES)(storage.stat)
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)  # else all threads would ask for the first version
 
-    def require_unchanged(self, recording: Recording) -> None:
-        """Raises `StorageError` if the file of a recording has changed.
+    def find_unchanged(self, recording: Recording) -> Entry:
+        """Returns the file of a recording. Raises `StorageError` if it is gone or has changed.
 
         The location of a part is valid for one version of its archive. In another version there are other bytes, which
         may well decode as speech.
         """
-        if recording.source_version is None:
-            return
         with self._locks[recording.uri]:
             entry = self._stat(recording.uri)
-        if entry is None or not is_unchanged(recording, entry):
+        if entry is None and recording.source_version is None:
+            raise MissingError(ErrorKind.NOT_FOUND, f"{recording.uri}: no such file")
+        if entry is None or (recording.source_version is not None and not is_unchanged(recording, entry)):
             raise _changed(recording, ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE)
+        return entry
 
 
 def _changed(recording: Recording, kind: ErrorKind = ErrorKind.STORAGE) -> ChangedError:
@@ -228,8 +229,7 @@ def _extract(unit: Sequence[Recording], target: Path, checker: _VersionChecker) 
     else:
         extract = parquet.extract_cells
     try:
-        checker.require_unchanged(unit[0])
-        yield from extract(unit, target, checker.storage)
+        yield from extract(unit, target, checker.find_unchanged(unit[0]), checker.storage)
         return
     except StorageError as error:
         failure = error
@@ -273,8 +273,8 @@ def _copy_range(recording: Recording, start: int, size: int, target: Path, check
     storage, version = checker.storage, None
     if storage.has_conditional_reads(recording.uri):
         version = listed_file_version(recording)
-    else:
-        checker.require_unchanged(recording)
+    elif recording.source_version is not None:
+        checker.find_unchanged(recording)
     try:
         storage.fetch_range(recording.uri, start, size, target, version)
     except ChangedError as error:

@@ -113,20 +113,22 @@ def build_index(entry: Entry, storage: Storage, requested: str | None) -> pa.Tab
         return attach_file_info(table, column=column, damage=damage)
 
 
-def extract_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
+def extract_cells(
+    unit: Sequence[Recording], target: Path, file: Entry, storage: Storage
+) -> Iterator[Path | StorageError]:
     """Extracts the decoded samples of rows of one record batch as WAV files: see `audio_tables.extract_group_cells`."""
 
     @contextmanager
-    def open_group(entry: Entry, column: str, number: int) -> Iterator[Iterator[tuple[int, Write]]]:
+    def open_group(column: str, number: int) -> Iterator[Iterator[tuple[int, Write]]]:
         try:
-            with _map_file(entry, storage) as buffer:
-                yield _iter_cells(entry.uri, pa.ipc.open_stream(buffer), column, number)
+            with _map_file(file, storage) as buffer:
+                yield _iter_cells(file.uri, pa.ipc.open_stream(buffer), column, number)
         except (pa.ArrowException, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
-            message = f"{entry.uri}: cannot be read as an Arrow stream ({reason})"
+            message = f"{file.uri}: cannot be read as an Arrow stream ({reason})"
             raise StorageError(ErrorKind.CORRUPT, message) from error
 
-    return extract_group_cells(unit, target, storage, open_group, "record batch")
+    return extract_group_cells(unit, target, open_group, "record batch")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ rows of it.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -38,13 +38,18 @@ from distil_ray.readers.sample_arrays import (
     write_wav_cell,
 )
 from distil_ray.schema import PythonParquetFile, open_parquet
+from distil_ray.storage.range_reader import RangeReader
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 
 BUFFER_BYTES = 1 << 20  # read of a column chunk at once
 BATCH_BYTES = 8 << 20  # of audio in memory; a larger row is a batch of its own
+MAX_FOOTERS = 8  # of files read last, in memory
 _EMPTY_ROW_BYTES = 16  # a row of fewer bytes has no audio: only its lengths and definition levels
+
+FileVersion = tuple[str, int | None, str | None]  # URI, size, version
+_footers: dict[FileVersion, pq.FileMetaData] = {}
 
 
 def read_schema(entry: Entry, storage: Storage) -> pa.Schema | None:
@@ -95,27 +100,40 @@ def build_index(entry: Entry, storage: Storage, requested: str | None) -> pa.Tab
     return attach_file_info(table, column=column, damage=damage)
 
 
-def extract_cells(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
+def extract_cells(
+    unit: Sequence[Recording], target: Path, file: Entry, storage: Storage
+) -> Iterator[Path | StorageError]:
     """Extracts the audio of rows of one row group: see `audio_tables.extract_group_cells`."""
 
     @contextmanager
-    def open_group(entry: Entry, column: str, group: int) -> Iterator[Iterator[tuple[int, Write]]]:
-        with _open_parquet(entry, storage) as parquet:
+    def open_group(column: str, group: int) -> Iterator[Iterator[tuple[int, Write]]]:
+        with _open_parquet(file, storage, audio=(column, group)) as parquet:
             if group >= parquet.num_row_groups or column not in parquet.schema_arrow.names:
-                message = f"{entry.uri}: has no column {column} in row group {group}"
+                message = f"{file.uri}: has no column {column} in row group {group}"
                 raise StorageError(ErrorKind.NOT_FOUND, message)
-            yield _iter_cells(entry.uri, parquet, group, column)
+            yield _iter_cells(file.uri, parquet, group, column)
 
-    return extract_group_cells(unit, target, storage, open_group, "row group")
+    return extract_group_cells(unit, target, open_group, "row group")
 
 
 @contextmanager
-def _open_parquet(entry: Entry, storage: Storage) -> Iterator[PythonParquetFile]:
-    """Opens a Parquet file. Errors of Arrow, in opening or later, become a `StorageError` of the kind CORRUPT."""
+def _open_parquet(entry: Entry, storage: Storage, audio: tuple[str, int] | None = None) -> Iterator[PythonParquetFile]:
+    """Opens a Parquet file. Errors of Arrow, in opening or later, become a `StorageError` of the kind CORRUPT.
+
+    `audio`: the column and the row group that are about to be read.
+    """
+    version = (entry.uri, entry.size, entry.version)
     try:
         with storage.open_for_seeking(entry) as file:
             # Without these two options Arrow holds the whole chunk of a column, which may be all audio of the file.
-            yield open_parquet(file, buffer_size=BUFFER_BYTES)
+            parquet = open_parquet(file, buffer_size=BUFFER_BYTES, metadata=_footers.get(version))
+            if entry.version is not None:
+                _remember_footer(version, parquet.metadata)
+            if audio is not None and isinstance(file, RangeReader):
+                column, group = audio
+                if group < parquet.num_row_groups and column in parquet.schema_arrow.names:
+                    file.expect(*_audio_range(parquet.metadata.row_group(group), column))
+            yield parquet
     except DistilRayError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -123,6 +141,21 @@ def _open_parquet(entry: Entry, storage: Storage) -> Iterator[PythonParquetFile]
             raise
         reason = " ".join(str(error).split())[:300]
         raise StorageError(ErrorKind.CORRUPT, f"{entry.uri}: cannot be read as Parquet ({reason})") from error
+
+
+def _remember_footer(version: FileVersion, footer: pq.FileMetaData) -> None:
+    """Keeps the footer of a version of a file, so that a task that reads several row groups reads it once."""
+    _footers[version] = footer
+    while len(_footers) > MAX_FOOTERS:
+        with suppress(KeyError, RuntimeError):  # another thread may change it at the same time
+            del _footers[next(iter(_footers))]
+
+
+def _audio_range(metadata: pq.RowGroupMetaData, column: str) -> tuple[int, int]:
+    """Returns the first byte of the audio of a row group, and one past the last."""
+    chunk = _largest_chunk(metadata, column)
+    start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+    return start, start + chunk.total_compressed_size
 
 
 def _index_groups(parquet: PythonParquetFile, column: str) -> Iterator[pa.Table]:

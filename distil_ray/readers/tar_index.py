@@ -73,13 +73,16 @@ def load_shard_info(index: pa.Table) -> tuple[tuple[ErrorKind, str] | None, dict
     return (ErrorKind(damage[0]), damage[1]) if damage else None, info["ignored"]
 
 
-def extract_members(unit: Sequence[Recording], target: Path, storage: Storage) -> Iterator[Path | StorageError]:
+def extract_members(
+    unit: Sequence[Recording], target: Path, file: Entry, storage: Storage
+) -> Iterator[Path | StorageError]:
     """Extracts members of one shard, which is read as a stream once.
 
     Args:
         unit: Recordings that are members of one shard, in any order; a member may occur several times.
         target: Path whose name, with a suffix, the extracted files get. The caller removes them.
-        storage: Where the shard lies.
+        file: The shard.
+        storage: Where it lies.
 
     Yields:
         For each recording its file, or why it cannot be extracted.
@@ -88,11 +91,8 @@ def extract_members(unit: Sequence[Recording], target: Path, storage: Storage) -
         StorageError: The shard cannot be read, or lacks a member.
     """
     uri = unit[0].uri
-    entry = storage.stat(uri)
-    if entry is None:
-        raise StorageError(ErrorKind.NOT_FOUND, f"{uri}: no such file")
     names = [recording.location.member if recording.location else None for recording in unit]
-    with open_archive(entry, storage) as stream:
+    with open_archive(file, storage) as stream:
         members = (found for found in iter_archive(stream) if isinstance(found, TarMember))
         writers = ((member.name, partial(_write_member, uri, member, stream)) for member in members)
         num_found = 0

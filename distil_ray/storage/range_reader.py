@@ -30,6 +30,11 @@ class RangeReader(io.RawIOBase):
         self._size, self._read_range = size, read_range
         self._position = self._read_to = 0
         self._buffer_start, self._buffer = 0, beginning
+        self._expected = (0, 0)
+
+    def expect(self, start: int, end: int) -> None:
+        """Says that the bytes from `start` to `end` are about to be read in order: they get full readahead at once."""
+        self._expected = start, end
 
     def readable(self) -> bool:
         return True
@@ -64,7 +69,9 @@ class RangeReader(io.RawIOBase):
 
     def _fetch(self, end: int) -> None:
         is_near = 0 <= self._position - self._read_to <= MAX_GAP_BYTES and self._read_to > 0
-        readahead = READAHEAD_BYTES if is_near else MIN_FETCH_BYTES
-        size = min(max(end - self._position, readahead), self._size - self._position)
+        readahead, last = READAHEAD_BYTES if is_near else MIN_FETCH_BYTES, self._size
+        if self._expected[0] <= self._position < end <= self._expected[1]:
+            readahead, last = READAHEAD_BYTES, self._expected[1]
+        size = min(max(end - self._position, readahead), last - self._position)
         self._buffer = b""  # freed before the next range is fetched
         self._buffer_start, self._buffer = self._position, self._read_range(self._position, size)
