@@ -1,11 +1,14 @@
 """Recordings are fetched to the local disk in order; shared files are read once; missing ones are errors."""
 
+import io
 import os
 import threading
 from collections import Counter
 from pathlib import Path
 from typing import IO
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.scale.counting import CountingProxy, Kind
@@ -105,6 +108,24 @@ def test_members_of_a_shard_are_read_with_one_request(
         assert proxy.take_requests() == {Kind.RANGED_GET: 3}  # the first two, three, the last
         plain.put(uri, SHARD[::-1])
         assert _fetch(members, counted, tmp_path / "2") == [ErrorKind.STORAGE] * len(PLACES)
+
+
+def test_row_groups_of_a_file_are_read_with_one_request_each(bucket: str, s3_environment: str, tmp_path: Path) -> None:
+    sounds = [os.urandom(400_000) for _ in range(4)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"audio": [{"bytes": sound, "path": None} for sound in sounds]}), sink, row_group_size=2)
+    Storage().put(f"{bucket}/a.parquet", sink.getvalue())
+    entry = Storage().stat(f"{bucket}/a.parquet")
+    assert entry is not None
+    rows = [
+        Recording(str(n), entry.uri, None, entry.version, AudioLocation("audio", row_group=n // 2, row=n % 2))
+        for n in range(4)
+    ]
+    proxy = CountingProxy(s3_environment)
+    with proxy.serving() as url:
+        found = _fetch(rows, Storage(StorageConfig(endpoint_url=url, timeout_s=5)), tmp_path / "copies")
+    assert found == sounds
+    assert proxy.take_requests() == {Kind.HEAD: 1, Kind.RANGED_GET: 3}  # the footer, and each row group
 
 
 def test_a_member_beyond_the_end_of_a_shard_fails_alone(bucket: str, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ OPERATIONS: dict[str, tuple[Callable[[Storage, str], object], object, dict[Kind,
     "put if absent": (lambda s, b: s.put_if_absent(f"{b}/new", SMALL), True, {Kind.CONDITIONAL_PUT: 1}),
     "delete of a file": (lambda s, b: s.delete_file(f"{b}/small"), None, {Kind.DELETE: 1}),
     "delete of no file": (lambda s, b: s.delete_file(f"{b}/none"), None, {Kind.DELETE: 1}),
+    "delete of files": (lambda s, b: s.delete_files([f"{b}/small", f"{b}/none"]), None, {Kind.DELETE: 1}),
     "delete of a folder": (lambda s, b: s.delete(f"{b}/folder"), None, {Kind.LIST: 1, Kind.DELETE: 1}),
     "listing": (lambda s, b: len(list(s.list_files(b))), 5, {Kind.LIST: 1}),
 }
