@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.committed_files import make_entry
-from distil_ray.pipeline.planner import parse_recordings, read_task
+from distil_ray.pipeline.planner import parse_recordings
 from distil_ray.pipeline.transcript_rows import RowBuilder
 from distil_ray.schema import COMMIT_RESULT, TRANSCRIPT, from_stream_bytes, open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
@@ -80,10 +80,7 @@ def _write_task(result: pa.Table, run: Run) -> dict[str, Any]:
     parts = [result] if is_only_part else _gather_parts(result, folder, run.storage)
     if not parts:
         return {}  # other parts are missing: the call for the last of them builds the rows
-    planned = parts[-1]["recordings"][0].as_py()
-    row_group = result["row_group"][0].as_py()
-    plan_rows = from_stream_bytes(planned) if planned else read_task(run.plan_uri, row_group, run.storage)
-    recordings = parse_recordings(plan_rows)
+    recordings = parse_recordings(from_stream_bytes(parts[-1]["recordings"][0].as_py()))
     rows, counts = _row_builder(run).build_rows(recordings, [row for part in parts for row in part.to_pylist()])
     table = pa.Table.from_pylist(rows, schema=TRANSCRIPT)
     created = run.storage.create_if_absent(run.task_uri(task_id), to_parquet_bytes(table))
