@@ -6,9 +6,6 @@ and so the number of recognizers at which the driver needs a whole core can be c
 """
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from benchmarks.comparison.interleave import ROOT
 from benchmarks.scale.faked_cluster import Reading, RunFigures, Scenario
+from benchmarks.scale.runs import run_module
 from benchmarks.settings import ScaleSettings
 from distil_ray.config import PlanConfig
 from distil_ray.errors import RunError
@@ -64,12 +61,8 @@ class ActorsCost:
 
 def run_faked_cluster(scenario: Scenario) -> RunFigures:
     """Runs a scenario in a process of its own. Raises `RunError` if it fails or does not give every row once."""
-    command = [sys.executable, "-m", "benchmarks.scale.faked_cluster", json.dumps(asdict(scenario))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RunError(f"the run failed:\n{done.stdout[-1000:]}\n{done.stderr[-1000:]}")
-    fields = json.loads(done.stdout.splitlines()[-1])
+    process = run_module("faked_cluster", [json.dumps(asdict(scenario))])
+    fields = json.loads(process.stdout.splitlines()[-1])
     figures = RunFigures(**fields | {"readings": [Reading(**reading) for reading in fields["readings"]]})
     if figures.num_rows != scenario.parts:
         raise RunError(f"the run has {figures.num_rows} rows of {scenario.parts} recordings")

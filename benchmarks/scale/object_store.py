@@ -8,8 +8,6 @@ WAV files of noise. Ray counts the bytes of all objects that were created.
 
 import io
 import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Generator
@@ -23,9 +21,8 @@ import soundfile
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.comparison.interleave import ROOT
 from benchmarks.pipeline.null_model import NullTranscribeStage
-from benchmarks.scale.runs import MODEL
+from benchmarks.scale.runs import MODEL, run_module
 from distil_ray.config.loader import load_config
 from distil_ray.errors import RunError
 from distil_ray.pipeline import ray_graph, runner
@@ -53,11 +50,7 @@ class StoreTraffic:
 
 def measure_object_store(audio_s: float) -> StoreTraffic:
     """Runs the job over that many seconds of audio. Raises `RunError` if it fails."""
-    command = [sys.executable, "-m", "benchmarks.scale.object_store", str(audio_s)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if process.returncode:
-        raise RunError(f"the run failed:\n{process.stdout[-1000:]}\n{process.stderr[-1000:]}")
+    process = run_module("object_store", [str(audio_s)])
     return StoreTraffic(**json.loads(process.stdout.splitlines()[-1]))
 
 

@@ -7,12 +7,10 @@ script is what the documentation of Ray Data shows, with its defaults: no ledger
 Instead of a recognizer it writes a fixed text.
 """
 
-import os
-import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +19,11 @@ from uuid import uuid4
 
 from rich.table import Table
 
-from benchmarks.comparison.interleave import ROOT
 from benchmarks.scale.corpus import SHARDED, write_input
 from benchmarks.scale.counting import CountingProxy, Kind
 from benchmarks.scale.proxy import Request
+from benchmarks.scale.runs import run_module
 from distil_ray.demo.endpoint import serve_bucket
-from distil_ray.errors import RunError
 
 SIZES = (60, 180)  # recordings of the two inputs, whose difference is the share of a recording
 SHARDS = 3
@@ -66,7 +63,8 @@ def _measure(layout: str) -> PlainRayCost:
             with proxy.serving() as url:
                 counted = []
                 for size in SIZES:
-                    _run(layout, urlsplit(url).netloc, f"{bucket}/{size}", endpoint.environment)
+                    arguments = [layout, urlsplit(url).netloc, f"{bucket}/{size}/input", f"{bucket}/{size}/output"]
+                    run_module("plain_ray", arguments, endpoint.environment)
                     counted.append({name: each.requests for name, each in proxy.traffic.items()})
                     proxy.traffic.clear()
         files = len(list((root / "bucket" / str(SIZES[-1]) / "output").rglob("*.parquet")))
@@ -77,19 +75,6 @@ def _measure(layout: str) -> PlainRayCost:
 
 def _purpose(request: Request, key: str) -> str:
     return "output" if "/output" in key else "input"
-
-
-def _run(layout: str, address: str, root: str, environment: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", "benchmarks.scale.plain_ray", layout, address, f"{root}/input", f"{root}/output"]
-    process = subprocess.run(
-        command,
-        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if process.returncode:
-        raise RunError(f"the plain Ray script failed:\n{process.stderr[-2000:]}")
 
 
 def plain_ray_table(costs: Sequence[PlainRayCost]) -> Table:

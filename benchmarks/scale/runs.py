@@ -1,10 +1,11 @@
-"""Runs of the job in a process of their own, behind a proxy that counts."""
+"""Runs of the benchmark's modules in processes of their own; of the job behind a proxy that counts."""
 
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from benchmarks.comparison.interleave import ROOT
 from benchmarks.scale.counting import CountingProxy, Traffic
@@ -15,16 +16,38 @@ MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenize
 
 def run_configs(configs: Sequence[Path], environment: Mapping[str, str], proxy: CountingProxy) -> dict[str, Traffic]:
     """Runs the job with each config in one process, and returns the traffic."""
-    command = [sys.executable, "-m", "benchmarks.scale.run", *map(str, configs)]
+    process = run_module("run", map(str, configs), environment)
+    if "recording by recording" in process.stdout:
+        raise _failure("run", process)
+    traffic = dict(proxy.traffic)
+    proxy.traffic.clear()
+    return traffic
+
+
+def run_module(
+    name: str, arguments: Iterable[str], environment: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.CompletedProcess[str]:
+    """Runs a module of this package in a process of its own, to its end.
+
+    Args:
+        name: Of the module.
+        arguments: Of its command line.
+        environment: Variables beside those of this process.
+
+    Raises:
+        RunError: It failed; the message has the end of what it has printed.
+    """
     process = subprocess.run(
-        command,
+        [sys.executable, "-m", f"benchmarks.scale.{name}", *arguments],
         env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
-    if process.returncode or "recording by recording" in process.stdout:
-        raise RunError(f"a run failed:\n{process.stdout[-1000:]}\n{process.stderr[-1000:]}")
-    traffic = dict(proxy.traffic)
-    proxy.traffic.clear()
-    return traffic
+    if process.returncode:
+        raise _failure(name, process)
+    return process
+
+
+def _failure(name: str, process: subprocess.CompletedProcess[str]) -> RunError:
+    return RunError(f"benchmarks.scale.{name} failed:\n{process.stdout[-1000:]}\n{process.stderr[-1000:]}")

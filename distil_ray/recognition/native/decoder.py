@@ -145,19 +145,16 @@ class Decoder:
         numbers: int = 2 * len(self._layers) * self.heads * self.head_size
         return numbers * (num_texts * self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
 
-    @property
-    def has_silence(self) -> bool:
-        """The silence behind short windows is projected."""
-        return bool(self._silence_kv)
-
     @torch.inference_mode()
     def add_silence(self, hidden: Tensor) -> None:
-        """Projects the silence behind short windows once, so that `write_cross_kv` copies it. On a CPU only.
+        """Projects the silence behind short windows once, so that `write_cross_kv` copies it. Does nothing on a GPU.
 
         `hidden` is that of a full window of silence, shape (positions, d_model), of which each window has the last
         positions behind it (`Encoder.silence`).
         """
         self._silence_kv = []
+        if self.device.type != "cpu":
+            return
         for layer in self._layers:
             keys = hidden.new_empty(self.heads, self.head_size, len(hidden))
             values = hidden.new_empty(self.heads, len(hidden), self.head_size)

@@ -143,7 +143,6 @@ class FastMethods:
         self.has_float8 = is_on
         if self.encoder.has_silence:
             self.encoder.add_silence_context()  # it depends on the layers
-        if self.decoder.has_silence:
             self.decoder.add_silence(self.encoder.silence)
 
     def _switch_compiled(self, is_on: bool) -> None:

@@ -122,8 +122,7 @@ class NativeRecognizer:
         self._decoder = Decoder(model.module, model.int8, float8=float8)
         if options.window == "gated":
             self._encoder.add_silence_context()
-            if model.device.type == "cpu":
-                self._decoder.add_silence(self._encoder.silence)
+            self._decoder.add_silence(self._encoder.silence)
         keep_freed_memory()
         config = model.module.config
         self._decodes_timestamps = options.timestamps != "none" or options.long_form
