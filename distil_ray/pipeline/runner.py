@@ -12,7 +12,7 @@ lost lease or a crash: committed tasks stay, and the next run with the same comm
 
 import logging
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from dataclasses import replace
 
@@ -31,6 +31,7 @@ from distil_ray.output.ledger_rows import drop_rows
 from distil_ray.output.run_context import Run
 from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
 from distil_ray.pipeline.capacity import (
+    Node,
     actor_cpus,
     cluster_address,
     describe_memory_excess,
@@ -200,18 +201,7 @@ def _run_graph(
         resources = run.config.resources
         nodes = ray_cluster.node_resources()
         actors = num_actors(resources, nodes)
-        size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
-        log_field(
-            "cluster",
-            f"{description}; {format_count(actors, 'recognizer actor')} of {size}",
-            console,
-            num_nodes=len(nodes),
-            cpus=sum(node.get("CPU", 0.0) for node in nodes),
-            gpus=sum(node.get("GPU", 0.0) for node in nodes),
-            num_recognizers=actors,
-            cpus_per_recognizer=actor_cpus(resources),
-            gpus_per_recognizer=resources.gpus_per_actor,
-        )
+        _log_cluster(description, nodes, actors, resources, console)
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
         warnings = _WarningLog(console, {each.reason for each in dtypes if each.reason})  # actors state them too
@@ -238,6 +228,24 @@ def _run_graph(
                     write_events(run, results)
                 write_failure(run.folder_uri, error, run.storage)
                 raise
+
+
+def _log_cluster(
+    description: str, nodes: Sequence[Node], actors: int, resources: ResourcesConfig, console: Console
+) -> None:
+    """Prints what the cluster has, and the recognizers that it gets."""
+    size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
+    log_field(
+        "cluster",
+        f"{description}; {format_count(actors, 'recognizer actor')} of {size}",
+        console,
+        num_nodes=len(nodes),
+        cpus=sum(node.get("CPU", 0.0) for node in nodes),
+        gpus=sum(node.get("GPU", 0.0) for node in nodes),
+        num_recognizers=actors,
+        cpus_per_recognizer=actor_cpus(resources),
+        gpus_per_recognizer=resources.gpus_per_actor,
+    )
 
 
 class _WarningLog:
