@@ -20,7 +20,7 @@ PHASES: dict[str, tuple[type, str]] = {
     "copy": (LogMel, "stage"),
     "log_mel": (LogMel, "features"),
     "encoder": (Encoder, "__call__"),
-    "keys_and_values": (Decoder, "write_cross_kv"),
+    "keys_and_values": (Decoder, "write_windows"),
     "prefill": (Decoder, "prefill"),
     "steps": (DecodingLoop, "_run_steps"),
     "polls": (DecodingLoop, "_poll_finished"),

@@ -136,7 +136,7 @@ class Teacher:
         slots = torch.arange(len(audio_rows), device=self.model.device)
         states = self.encoder(self._log_mel(pcm, num_frames))
         self._cache.lay_out([states.shape[1]] * len(slots))
-        self.decoder.write_cross_kv(states, self._cache, slots, window_positions)
+        self.decoder.write_windows(states, self._cache, slots, window_positions)
         prompts = [self._prompt(audio_row) for audio_row in audio_rows]
         by_prompt: dict[int, list[int]] = defaultdict(list)
         for row, prompt in enumerate(prompts):

@@ -16,10 +16,10 @@ RAY_MB = 127  # Ray's worker; an actor with whisper-base took 36 more than the s
 STORE_MB = 300  # pages of Ray's object store that an actor has touched in the end, measured over three hours of audio
 CPU_SLOTS = 16  # chunks; more are slower, because the key-value cache then exceeds that of the processor (measured)
 CPU_CACHE_BYTES = 4 * 2**30  # at most; large checkpoints get fewer slots
-KERNEL_MB = 60  # compiled kernels that oneDNN keeps, and what kernels leave in the heap
+KERNEL_MB = 100  # compiled kernels that oneDNN keeps, and what kernels leave in the heap
 HIDDEN_COPIES = 24  # of the hidden states of a window, d_model wide, that an encoder layer and the heap's gaps take
 LOGITS_COPIES = 15  # of the logits of a step, float32
-DTYPE_BYTES = {"float32": 4, "auto": 4, "bfloat16": 2, "int8": 4}  # of caches and activations; auto may be float32
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}  # of caches and activations
 
 
 def choose_cpu_slots(bytes_per_slot: int) -> int:
@@ -33,22 +33,37 @@ def estimate_memory_mb(
     dtype: str = "auto",
     batch_size: int | None = None,
     num_texts: int = 1,
+    has_assistant: bool = False,
     max_new_tokens: int | None = None,
     part_audio_s: float = 600.0,
 ) -> int:
     """Returns the peak resident size of an actor, in MiB.
 
     The sum of: the process, the weights, the cross-attention of full windows in every slot, the self-attention of the
-    longest texts, the activations of one window and of one step, and the audio.
+    longest texts, the activations of one window and of one step, and the audio. An assistant is not counted.
 
     Args:
         config: Content of config.json.
-        dtype: `model.dtype`; auto counts as float32.
+        dtype: `model.dtype`; auto counts as the one of float32 and bfloat16 that takes more.
         batch_size: `decoding.batch_size`; None for auto.
         num_texts: Beams, or texts that are sampled, whichever are more.
+        has_assistant: An assistant drafts.
         max_new_tokens: `decoding.max_new_tokens`; None: as many as the decoder has positions.
         part_audio_s: Audio of a part, in seconds.
     """
+    if dtype == "auto":
+        return max(
+            estimate_memory_mb(
+                config,
+                dtype=each,
+                batch_size=batch_size,
+                num_texts=num_texts,
+                has_assistant=has_assistant,
+                max_new_tokens=max_new_tokens,
+                part_audio_s=part_audio_s,
+            )
+            for each in ("float32", "bfloat16")
+        )
     width: int = config["d_model"]
     vocabulary: int = config["vocab_size"]
     bytes_each = DTYPE_BYTES[dtype]
@@ -57,7 +72,9 @@ def estimate_memory_mb(
     if max_new_tokens is not None:
         texts = min(texts, texts // 2 + max_new_tokens)  # a prompt has at most half of them
     texts += 16 * num_texts  # entries of texts that part
-    slot_bytes: int = 2 * config["decoder_layers"] * width * (windows + texts) * bytes_each
+    vectors = 2 * config["decoder_layers"]  # a key and a value for each layer
+    reads_states = dtype != "bfloat16" and num_texts == 1 and not has_assistant  # native/state_attention.py
+    slot_bytes: int = width * ((1 if reads_states else vectors) * windows + vectors * texts) * bytes_each
     slots = batch_size or choose_cpu_slots(slot_bytes)
     window_mb = HIDDEN_COPIES * windows * width * bytes_each / MIB
     logits_mb = LOGITS_COPIES * slots * num_texts * vocabulary * 4 / MIB
@@ -82,13 +99,14 @@ def _weights_mb(config: Mapping[str, Any], dtype: str) -> float:
     vocabulary = config["vocab_size"] * width
     convolutions = 3 * width * (config["num_mel_bins"] + width)
     positions = (config.get("max_source_positions", 1500) + config.get("max_target_positions", 448)) * width
-    large = inner + 4 * square * encoder_layers + 5 * square * decoder_layers  # projections that int8 quantizes
-    small = 3 * square * decoder_layers  # those that it leaves in float32
+    cross = 2 * square * decoder_layers  # keys and values of the cross-attention
+    large = inner + 4 * square * encoder_layers + 3 * square * decoder_layers  # projections that int8 quantizes
+    small = 3 * square * decoder_layers + cross  # those that it leaves in float32
     others = convolutions + positions
     if dtype == "int8":
         return float(large + vocabulary + 4 * (small + others)) / MIB
     total = DTYPE_BYTES[dtype] * (large + vocabulary + small + others)
-    if dtype in ("auto", "float32") and "float16" in (config.get("torch_dtype"), config.get("dtype")):
+    if dtype == "float32" and "float16" in (config.get("torch_dtype"), config.get("dtype")):
         # The decoder then reads its weights in 16 bits, except for the keys and values of the cross-attention.
         total -= 2 * (vocabulary + (6 * square + 2 * width * config["decoder_ffn_dim"]) * decoder_layers)
     return float(total) / MIB

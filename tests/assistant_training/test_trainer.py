@@ -70,7 +70,7 @@ def test_student_decoder_and_drafting_decoder_have_the_same_logits(examples: lis
     with torch.inference_mode():
         for slot, one in zip(slots, examples, strict=True):
             states = torch.from_numpy(one.states).float()[None]
-            teacher.decoder.write_cross_kv(states, cache, slot[None], one.window_positions)
+            teacher.decoder.write_windows(states, cache, slot[None], one.window_positions)
         drafting = teacher.decoder.prefill(batch.ids, cache, slots, batch.states.shape[1]).flatten(0, 1)[
             batch.loss_indices
         ]

@@ -11,6 +11,7 @@ so that a row is aligned as there only if it is alone. The module knows tokens b
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ class Aligner:
 
         for row in recorded:
             assert record is not None
-            add(row, record.attention_weights(slots[row], len(prompts[row]), len(texts[row]), cache))
+            add(row, self._recorded_weights(record, cache, slots[row], len(prompts[row]), len(texts[row])))
         for begin in range(0, len(others), ROWS_AT_ONCE):
             rows = others[begin : begin + ROWS_AT_ONCE]
             weights = self._weights(
@@ -119,6 +120,11 @@ class Aligner:
                 add(row, own[:, len(prompts[row]) : len(prompts[row]) + len(texts[row])])
         positions = torch.stack([last[row] for row in range(len(slots))]).tolist()
         return [TextAlignment(ends[row], position) for row, position in enumerate(positions)]
+
+    def _recorded_weights(self, record: QueryRecord, cache: KVCache, slot: int, first: int, num: int) -> Tensor:
+        """Returns float32 weights of `num` tokens from position `first` on, shape (heads, num, encoder positions)."""
+        mask = cache.cross_mask[slot, : int(cache.encoder_lengths[slot])]
+        return record.attention_weights(slot, first, num, mask, partial(self._decoder.cross_products, cache, slot))
 
     def _weights(
         self, prompts: Sequence[Sequence[int]], texts: Sequence[Sequence[int]], cache: KVCache, slots: Sequence[int]

@@ -2,13 +2,14 @@
 
 Two plain products around a softmax are faster than scaled_dot_product_attention for a single query per row on a CPU, by
 1.2 times in float32 and 8 times in bfloat16; with AMX, the latter is faster by 1.5 times in bfloat16. Both read every
-row as far as the longest. On a GPU a Triton kernel
-(triton_attention.py) reads the positions of each row alone; it is used only if it compiles on this machine and agrees
-with plain products.
+row as far as the longest. On a GPU a Triton kernel (triton_attention.py) reads the positions of each row alone; it is
+used only if it compiles on this machine and agrees with plain products. On a CPU, cross-attention of one query per row
+reads hidden states (state_attention.py).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from distil_ray.recognition.native.kv_cache import CrossBlock, KVCache, round_up_to_lanes
 from distil_ray.recognition.native.linear import runs_in_amx
+from distil_ray.recognition.native.state_attention import StateProjection, attend_to_states
 
 SingleQueryAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -110,26 +112,39 @@ class StepAttention(Protocol):
         ...
 
 
-class DenseAttention:
+class _DenseSelfAttention:
+    """Any number of queries per row, by plain products over the same positions of all texts."""
+
+    def __init__(self, visible: Tensor, dtype: torch.dtype) -> None:
+        """Prepares the mask of a step.
+
+        Args:
+            visible: The first T entries of the self-attention cache that each query attends to: bool, shape (rows, P,
+                T).
+            dtype: Of the queries.
+        """
+        self._rows, _, self._length = visible.shape
+        self._past = additive_mask(visible, dtype)
+
+    def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
+        keys, values = self_kv[:, : self._rows, :, : self._length]
+        return merge_heads(masked_attention(query.transpose(1, 2), keys.transpose(2, 3), values, self._past))
+
+
+class DenseAttention(_DenseSelfAttention):
     """Any number of queries per row, by plain products over the same positions of all rows of a block."""
 
     def __init__(self, visible: Tensor, cache: KVCache, encoder_positions: int, is_ragged: bool) -> None:
         """Prepares the masks of a step.
 
-        `visible` is bool, shape (rows, P, T): the first T entries of the self-attention cache that each query attends
-        to. The other arguments are those of `Decoder.step`.
+        `visible` is that of `_DenseSelfAttention`. The other arguments are those of `Decoder.step`.
         """
-        self._rows, _, self._length = visible.shape
-        self._past = additive_mask(visible, cache.cross_mask.dtype)
+        super().__init__(visible, cache.cross_mask.dtype)
         self._blocks = [
             _block_of_rows(cache, block, self._rows, encoder_positions, is_ragged)
             for block in cache.blocks
             if block.first < self._rows
         ]
-
-    def self_attention(self, query: Tensor, self_kv: Tensor) -> Tensor:
-        keys, values = self_kv[:, : self._rows, :, : self._length]
-        return merge_heads(masked_attention(query.transpose(1, 2), keys.transpose(2, 3), values, self._past))
 
     def cross_attention(self, query: Tensor, layer: int) -> Tensor:
         query = query.transpose(1, 2)
@@ -164,6 +179,41 @@ def _block_of_rows(
         block.values[:, :num, :, :positions],
         cache.cross_mask[rows, None, None, :positions] if is_ragged else None,
     )
+
+
+class StateAttention(_DenseSelfAttention):
+    """Any number of queries per row; the cross-attention is over hidden states."""
+
+    def __init__(
+        self, visible: Tensor, cache: KVCache, states: Tensor, projections: Sequence[StateProjection], is_ragged: bool
+    ) -> None:
+        """Finds rows with windows of one length that follow each other: these are computed together.
+
+        The sums of a row are then over its own positions, and do not depend on other rows.
+
+        Args:
+            visible: That of `_DenseSelfAttention`.
+            cache: Of the rows.
+            states: Those of the cache.
+            projections: Of each layer.
+            is_ragged: That of `Decoder.step`.
+        """
+        super().__init__(visible, cache.cross_mask.dtype)
+        self._projections = projections
+        self._parts: list[tuple[Tensor, Tensor | None]] = []  # states and mask of consecutive rows
+        first = 0
+        for length, same in groupby(cache.encoder_lengths[: self._rows].clamp(min=1).tolist()):
+            rows = slice(first, first + len(list(same)))
+            mask = cache.cross_mask[rows, None, None, :length] if is_ragged else None
+            self._parts.append((states[rows, :length], mask))
+            first = rows.stop
+
+    def cross_attention(self, query: Tensor, layer: int) -> Tensor:
+        projection = self._projections[layer]
+        queries = projection.project_queries(query)
+        by_part = torch.split(queries, [len(states) for states, _ in self._parts])
+        sums = [attend_to_states(own, *part) for own, part in zip(by_part, self._parts, strict=True)]
+        return projection.project_sums(sums[0] if len(sums) == 1 else torch.cat(sums))
 
 
 class LengthAwareAttention:

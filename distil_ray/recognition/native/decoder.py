@@ -19,6 +19,7 @@ from torch.nn import functional
 from distil_ray.recognition.native.attention import (
     DenseAttention,
     LengthAwareAttention,
+    StateAttention,
     StepAttention,
     additive_mask,
     choose_single_query_attention,
@@ -39,6 +40,7 @@ from distil_ray.recognition.native.linear import (
     row_blocks,
 )
 from distil_ray.recognition.native.query_record import QueryRecord
+from distil_ray.recognition.native.state_attention import StateProjection, attend_to_states, can_read_states
 from distil_ray.whisper.processor import Int8Products
 from distil_ray.whisper.safetensors_files import StoredRows
 from distil_ray.whisper.stored_model import EMBEDDING, StoredModel
@@ -59,7 +61,8 @@ class DecoderLayer:
     self_out: Projection
     cross_norm: nn.LayerNorm
     cross_query: Projection
-    cross_kv: Projection  # (2 d, d): key, value, of the encoder's hidden states
+    cross_kv: Projection | None  # (2 d, d): key, value, of the encoder's hidden states; None: of `cross_states`
+    cross_states: StateProjection | None
     cross_out: Projection
     mlp_norm: nn.LayerNorm
     fc1: Projection
@@ -92,6 +95,7 @@ class Decoder:
         int8: Int8Products | None = None,
         vocabulary: Tensor | None = None,
         float8: Float8Layers | None = None,
+        reads_states: bool = False,
     ) -> None:
         """Takes the weights of `module`.
 
@@ -102,6 +106,8 @@ class Decoder:
             vocabulary: The only ids that get logits, int64, ascending; None: all.
             float8: Takes what computes in 8 bits on a GPU: the vocabulary, and the keys and values of cross-attention.
                 A step is limited by memory, and its other layers are small.
+            reads_states: Cross-attention reads hidden states instead of keys and values where that is as fast for one
+                query per row (state_attention.py). Steps of several queries per row then take longer.
         """
         decoder = module.model.decoder
         config = module.config
@@ -111,16 +117,21 @@ class Decoder:
         self.max_encoder_positions: int = config.max_source_positions
         self.dtype: torch.dtype = module.dtype
         self.device: torch.device = module.device
-        self._layers = [_prepare_layer(layer, int8, float8) for layer in decoder.layers]
+        self.single_query_attention, self.warning = choose_single_query_attention(
+            self.device, self.dtype, self.head_size
+        )
+        has_kernel = self.single_query_attention is not None  # for keys and values
+        self._reads_states = reads_states and not has_kernel and can_read_states(decoder.embed_positions.weight)
+        self._layers = [
+            _prepare_layer(layer, int8, float8, self.heads if self._reads_states else None) for layer in decoder.layers
+        ]
+        self._state_projections = [layer.cross_states for layer in self._layers if layer.cross_states is not None]
         self._norm: nn.LayerNorm = decoder.layer_norm
         self._silence_kv: list[tuple[Tensor, Tensor]] = []  # of each layer, as in the cache
         self._positions: Tensor = decoder.embed_positions.weight
         self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary, float8)
         self.cache_positions: int = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
-        self.single_query_attention, self.warning = choose_single_query_attention(
-            self.device, self.dtype, self.head_size
-        )
 
     @property
     def reads_by_length(self) -> bool:
@@ -138,41 +149,63 @@ class Decoder:
             encoder_positions=self.max_encoder_positions,
             dtype=self.dtype,
             device=self.device,
+            keeps_states=self._reads_states,
         )
 
     def bytes_per_slot(self, num_texts: int = 1) -> int:
         """Returns the bytes of one slot of the cache for `num_texts` texts."""
-        numbers: int = 2 * len(self._layers) * self.heads * self.head_size
-        return numbers * (num_texts * self.cache_positions + self.max_encoder_positions) * self.dtype.itemsize
+        width, vectors = self.heads * self.head_size, 2 * len(self._layers)  # a key and a value for each layer
+        window_vectors = 1 if self._reads_states else vectors
+        numbers: int = vectors * num_texts * self.cache_positions + window_vectors * self.max_encoder_positions
+        return width * numbers * self.dtype.itemsize
 
     @torch.inference_mode()
     def add_silence(self, hidden: Tensor) -> None:
-        """Projects the silence behind short windows once, so that `write_cross_kv` copies it. Does nothing on a GPU.
+        """Projects the silence behind short windows once, so that `write_windows` copies it.
 
-        `hidden` is that of a full window of silence, shape (positions, d_model), of which each window has the last
-        positions behind it (`Encoder.silence`).
+        Does nothing on a GPU, and where attention reads hidden states. `hidden` is that of a full window of silence,
+        shape (positions, d_model), of which each window has the last positions behind it (`Encoder.silence`).
         """
         self._silence_kv = []
         if self.device.type != "cpu":
             return
         for layer in self._layers:
+            if layer.cross_kv is None:
+                continue
             keys = hidden.new_empty(self.heads, self.head_size, len(hidden))
             values = hidden.new_empty(self.heads, len(hidden), self.head_size)
             _project_row(layer.cross_kv, hidden, keys, values)
             self._silence_kv.append((keys, values))
 
-    def write_cross_kv(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
-        """Writes the cross-attention keys and values of windows into `slots`.
+    def write_windows(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
+        """Writes what the cross-attention reads of windows into `slots`: keys and values, or the states themselves.
 
         `encoded` are hidden states of the encoder, shape (rows, T, d_model). The first `window_positions` are those of
         the window, the others those of silence behind it (encoder.py).
         """
+        length = encoded.shape[1]
+        if cache.states is not None:
+            cache.states[slots, :length] = encoded
+        else:
+            self._write_keys_and_values(encoded, cache, slots, window_positions)
+        cache.encoder_lengths[slots] = length
+        mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
+        mask[:window_positions] = 0.0
+        if length > window_positions:
+            mask[window_positions:length] = silence_log_weight(
+                window_positions, length - window_positions, self.max_encoder_positions
+            )
+        cache.cross_mask[slots] = mask
+
+    def _write_keys_and_values(self, encoded: Tensor, cache: KVCache, slots: Tensor, window_positions: int) -> None:
+        """Writes the keys and values of windows; arguments as for `write_windows`."""
         rows, length, _ = encoded.shape
         slot_numbers = [] if cache.is_static else slots.tolist()
         known = length - window_positions if self._silence_kv else 0
         for slot in slot_numbers:
             cache.reserve_window(slot, length)
         for index, layer in enumerate(self._layers):
+            assert layer.cross_kv is not None, "the cache has no states"
             if cache.is_static:
                 projected = layer.cross_kv(encoded).view(rows, length, 2, self.heads, self.head_size)
                 keys, values = cache.blocks[0].keys[index], cache.blocks[0].values[index]
@@ -187,14 +220,6 @@ class Decoder:
                     silent_keys, silent_values = self._silence_kv[index]
                     keys[..., num:length] = silent_keys[..., -known:]
                     values[:, num:length] = silent_values[:, -known:]
-        cache.encoder_lengths[slots] = length
-        mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
-        mask[:window_positions] = 0.0
-        if length > window_positions:
-            mask[window_positions:length] = silence_log_weight(
-                window_positions, length - window_positions, self.max_encoder_positions
-            )
-        cache.cross_mask[slots] = mask
 
     def prefill(
         self,
@@ -209,7 +234,7 @@ class Decoder:
         Args:
             ids: int64.
             cache: Takes keys and values.
-            slots: Shape (rows,); `write_cross_kv` has been called for them.
+            slots: Shape (rows,); `write_windows` has been called for them.
             encoder_positions: No slot holds more.
             hook: Called with the cross-attention of every layer.
 
@@ -231,7 +256,7 @@ class Decoder:
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             query = query.transpose(1, 2)
             if hook is not None:
-                hook(index, query, partial(cache.gather_keys, index, slots, encoder_positions), cross_mask)
+                hook(index, query, partial(self.keys, cache, index, slots, encoder_positions), cross_mask)
             mixed = self._cross_attention(query, cache, index, slots, cross_mask)
             hidden = _mlp(layer, hidden + layer.cross_out(merge_heads(mixed)))
         return self._norm(hidden)  # type: ignore[no-any-return]
@@ -246,6 +271,8 @@ class Decoder:
         if cache.is_static:
             keys, values, longest = cache.blocks[0].keys[index], cache.blocks[0].values[index], cross_mask.shape[-1]
             return masked_attention(query, keys[slots, :, :, :longest], values[slots, :, :longest], cross_mask)
+        if cache.states is not None:
+            return self._attend_to_states(query, cache, cache.states, self._state_projections[index], slots)
         mixed, mask = torch.empty_like(query), cache.cross_mask
         for row, (slot, length) in enumerate(zip(slots.tolist(), cache.encoder_lengths[slots].tolist(), strict=True)):
             own = round_up_to_lanes(length, mask.shape[1])
@@ -253,6 +280,51 @@ class Decoder:
             own_mask = mask[slot, None, None, None, :own]
             mixed[row] = masked_attention(query[row, None], keys[None, :, :, :own], values[None, :, :own], own_mask)[0]
         return mixed
+
+    def _attend_to_states(
+        self, query: Tensor, cache: KVCache, states: Tensor, projection: StateProjection, slots: Tensor
+    ) -> Tensor:
+        """Returns what `_cross_attention` does, row by row, over hidden states.
+
+        From as many queries on as a head has numbers, keys and values for the moment take fewer operations.
+        """
+        _, heads, num, _ = query.shape
+        lengths, mask = cache.encoder_lengths[slots].tolist(), cache.cross_mask
+        mixed = torch.empty_like(query)
+        queries = projection.project_queries(query.transpose(1, 2)) if num < self.head_size else None
+        for row, (slot, length) in enumerate(zip(slots.tolist(), lengths, strict=True)):
+            own, own_mask = states[slot, :length], mask[slot, None, None, None, :length]
+            if queries is None:
+                keys, values = projection.keys_and_values(own)
+                mixed[row] = masked_attention(query[row, None], keys[None], values[None], own_mask)[0]
+                continue
+            sums = attend_to_states(queries[row, None], own[None], own_mask)
+            mixed[row] = projection.project_sums(sums).view(num, heads, -1).transpose(0, 1)
+        return mixed
+
+    def keys(self, cache: KVCache, layer: int, slots: Tensor, encoder_positions: int, heads: Tensor) -> Tensor:
+        """Returns cross-attention keys of some heads in several slots, shape (rows, heads, head, encoder_positions).
+
+        No slot holds more positions. Those behind a row's own are zeros or older values.
+        """
+        if cache.states is None:
+            return cache.gather_keys(layer, slots, encoder_positions, heads)
+        return self._state_projections[layer].keys(cache.states[slots, :encoder_positions], heads)
+
+    def cross_products(self, cache: KVCache, slot: int, layer: int, heads: Tensor, query: Tensor) -> Tensor:
+        """Returns the products of queries with the cross-attention keys of a slot, float32, shape (heads, queries, T).
+
+        Args:
+            cache: On a CPU.
+            slot: With T encoder positions.
+            layer: Number of the layer.
+            heads: Numbers of the heads, int64.
+            query: Scaled, float32, shape (heads, queries, head).
+        """
+        length = int(cache.encoder_lengths[slot])
+        if cache.states is not None:
+            return self._state_projections[layer].products(query, heads, cache.states[slot, :length])
+        return torch.matmul(query, cache.cross_kv(layer, slot)[0][heads, :, :length].float())
 
     def step(
         self,
@@ -297,7 +369,10 @@ class Decoder:
                 visible = self._columns[:num_entries] <= positions[:, :, None]
             else:
                 visible = branches.visible[:, :, :num_entries]
-            attention = DenseAttention(visible, cache, encoder_positions, is_ragged)
+            if cache.states is None:
+                attention = DenseAttention(visible, cache, encoder_positions, is_ragged)
+            else:
+                attention = StateAttention(visible, cache, cache.states, self._state_projections, is_ragged)
         rows_column = self._columns[:rows, None]
         hidden = self._tokens[ids] + self._positions[positions.clamp(max=self.max_positions - 1)]
         for index, layer in enumerate(self._layers):
@@ -346,8 +421,13 @@ def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
     return hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden))))
 
 
-def _prepare_layer(layer: Any, int8: Int8Products | None, float8: Float8Layers | None) -> DecoderLayer:
-    """Arranges the weights of a Hugging Face decoder layer."""
+def _prepare_layer(
+    layer: Any, int8: Int8Products | None, float8: Float8Layers | None, state_heads: int | None
+) -> DecoderLayer:
+    """Arranges the weights of a Hugging Face decoder layer.
+
+    Cross-attention reads hidden states with `state_heads` heads; if None, keys and values.
+    """
 
     def large(*parts: tuple[nn.Linear, float]) -> Projection:
         return _projection(fuse_linears(*parts), int8)
@@ -367,7 +447,8 @@ def _prepare_layer(layer: Any, int8: Int8Products | None, float8: Float8Layers |
         self_out=square(self_attention.out_proj),
         cross_norm=layer.encoder_attn_layer_norm,
         cross_query=square(cross_attention.q_proj, cross_attention.scaling),
-        cross_kv=quantize(keys_and_values, int8, float8),
+        cross_kv=quantize(keys_and_values, int8, float8) if state_heads is None else None,
+        cross_states=None if state_heads is None else StateProjection(keys_and_values, state_heads),
         cross_out=square(cross_attention.out_proj),
         mlp_norm=layer.final_layer_norm,
         fc1=large((layer.fc1, 1.0)),

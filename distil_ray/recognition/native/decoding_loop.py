@@ -97,7 +97,7 @@ class DecodingLoop(SlotLoop):
             window_positions,
             -(-max(len(task.pcm) for task in group.tasks) // SAMPLES_PER_POSITION) + SPEECH_MARGIN_POSITIONS,
         )
-        self._active_drafter.write_cross_kv(features, encoded, slot_numbers, slots, window_positions, speech_positions)
+        self._active_drafter.write_windows(features, encoded, slot_numbers, slots, window_positions, speech_positions)
 
     def _before_prompts(self, batch: PromptBatch, slots: Tensor, window: int) -> None:
         if self._active_drafter is not None:

@@ -13,6 +13,9 @@ before them, so that both fit; what does not makes the blocks grow. The self-att
 gets the memory of the run before it, unless it needs much less: on their first use, the system took up to 2 ms for each
 MB of huge pages, as long as 25 steps take to read them. On a GPU nothing moves, as recorded steps (cuda_graphs.py) use
 fixed addresses: there is one block, for windows of any length, padded to whole lanes of positions.
+
+Where attention reads hidden states instead of keys and values (state_attention.py), the cache has these, and no blocks.
+The system gives a slot memory as it is used, so that there is room for the longest window in each.
 """
 
 import mmap
@@ -65,7 +68,8 @@ class KVCache:
 
     Attributes:
         self_kv: Of each layer, shape (2, slots, heads, positions, head): keys and values.
-        blocks: The cross-attention of the slots.
+        blocks: The cross-attention of the slots; none where `states` is used.
+        states: Hidden states of the encoder, shape (slots, encoder positions, d_model), or None.
         slots: Rows at most.
         max_positions: Decoder positions of a row at most.
         encoder_lengths: Encoder positions in each slot, int64, shape (slots,).
@@ -83,6 +87,7 @@ class KVCache:
         encoder_positions: int,
         dtype: torch.dtype,
         device: torch.device,
+        keeps_states: bool = False,
     ) -> None:
         """Creates the cache; on a GPU it is allocated as a whole.
 
@@ -95,6 +100,7 @@ class KVCache:
             encoder_positions: Encoder positions of a row, at most.
             dtype: Of keys and values.
             device: Where the cache is.
+            keeps_states: The hidden states of windows are kept instead of keys and values. On a CPU only.
         """
         self._layers, self._heads, self._head_size = layers, heads, head_size
         self._dtype, self._device = dtype, device
@@ -108,6 +114,9 @@ class KVCache:
         self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)
         self.self_kv = [self._new_self_kv(slots, positions) for _ in range(layers)] if self.is_static else []
         self.blocks = self._new_blocks([encoder_positions] * slots) if self.is_static else []
+        self.states: Tensor | None = None
+        if keeps_states:
+            self.states = _zeros((slots, encoder_positions, heads * head_size), dtype, device)
 
     def lay_out(self, encoder_positions: Sequence[int]) -> None:
         """Prepares for windows with these numbers of encoder positions, in any order. What the cache holds is lost.
@@ -118,6 +127,8 @@ class KVCache:
             return
         if self.self_kv and self.self_kv[0].shape[3] > KEPT_POSITIONS:
             self.self_kv = []
+        if self.states is not None:
+            return
         largest = self.cross_mask.shape[1]
         longest = sorted((round_up_to_lanes(each, largest) for each in encoder_positions), reverse=True)[: self.slots]
         plan = plan_blocks(longest)
@@ -141,9 +152,11 @@ class KVCache:
             self.self_kv[layer] = new
 
     def reserve_window(self, slot: int, encoder_positions: int) -> None:
-        """Makes room for a window in a slot. Does nothing on a GPU."""
-        if self.is_static or (
-            self.blocks and slot < self.blocks[-1].stop and encoder_positions <= self.block_of(slot).positions
+        """Makes room for a window in a slot. Does nothing on a GPU, and for hidden states."""
+        if (
+            self.is_static
+            or self.states is not None
+            or (self.blocks and slot < self.blocks[-1].stop and encoder_positions <= self.block_of(slot).positions)
         ):
             return
         needed = round_up_to_lanes(encoder_positions, self.cross_mask.shape[1])
@@ -190,8 +203,11 @@ class KVCache:
             for self_kv in self.self_kv:
                 self_kv[:, target, :, :positions] = self_kv[:, source, :, :positions]
             own = int(self.encoder_lengths[source])
-            self.reserve_window(target, own)
-            _copy_row(self.block_of(source), source, self.block_of(target), target, own)
+            if self.states is None:
+                self.reserve_window(target, own)
+                _copy_row(self.block_of(source), source, self.block_of(target), target, own)
+            else:
+                self.states[target, :own] = self.states[source, :own]
             self.encoder_lengths[target] = self.encoder_lengths[source]
             self.cross_mask[target] = self.cross_mask[source]
 

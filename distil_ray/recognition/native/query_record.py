@@ -5,12 +5,14 @@ known when the text ends. Without the queries the text has to run through the de
 of the time of short clips.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from distil_ray.recognition.native.kv_cache import KVCache
+# A layer, the numbers of heads, and their queries, float32, shape (heads, queries, head), to the products with their
+# keys, float32, shape (heads, queries, encoder positions).
+Products = Callable[[int, Tensor, Tensor], Tensor]
 
 
 class QueryRecord:
@@ -52,19 +54,23 @@ class QueryRecord:
             for source, target in zip(sources, targets, strict=True):
                 queries[target, :positions] = queries[source, :positions]
 
-    def attention_weights(self, slot: int, first: int, num: int, cache: KVCache) -> Tensor:
+    def attention_weights(self, slot: int, first: int, num: int, mask: Tensor, products: Products) -> Tensor:
         """Returns the attention of `num` tokens from position `first` on, in the alignment heads.
+
+        Args:
+            slot: Of the text.
+            first: Decoder position.
+            num: Tokens.
+            mask: Added to the weights, shape (encoder positions of the slot,).
+            products: Returns the products with the keys of the slot.
 
         Returns:
             float32, shape (heads, num, encoder positions of the slot).
         """
-        length = int(cache.encoder_lengths[slot])
-        mask = cache.cross_mask[slot, :length]
         weights = []
         for layer, heads in self._heads.items():
-            keys = cache.cross_kv(layer, slot)[0][heads, :, :length]
             queries = self._queries[layer][slot, first : first + num].transpose(0, 1)
             # In float32 also where the cache is not: the shapes differ with every text, and in bfloat16 oneDNN compiles
             # a kernel for each.
-            weights.append((torch.matmul(queries.float(), keys.float()) + mask).softmax(dim=-1))
+            weights.append((products(layer, heads, queries.float()) + mask).softmax(dim=-1))
         return torch.cat(weights)

@@ -256,7 +256,7 @@ class SlotLoop(ABC):
         for group in groups:
             mine = slots[begin : begin + len(group.tasks)]
             features, encoded = self._encoding.encode(group)
-            self._decoder.write_cross_kv(encoded, self._cache, mine, group.num_frames // FRAMES_PER_POSITION)
+            self._decoder.write_windows(encoded, self._cache, mine, group.num_frames // FRAMES_PER_POSITION)
             self._after_encoding(group, features, encoded, slot_numbers[begin : begin + len(mine)], mine)
             self._encoding.release()
             begin += len(mine)

@@ -77,7 +77,7 @@ def _measure_decoder(
 
     def prefill() -> None:
         for slot in slots:
-            decoder.write_cross_kv(states, cache, slot[None], positions)
+            decoder.write_windows(states, cache, slot[None], positions)
         decoder.logits(decoder.prefill(ids, cache, slots, positions)[:, [0, -1]])
 
     def step(num: int) -> Callable[[], object]:

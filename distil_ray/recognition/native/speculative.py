@@ -241,7 +241,7 @@ class Drafter:
         """Prepares the cache for windows with at most these numbers of positions. What it held is lost."""
         self._cache.lay_out(encoder_positions)
 
-    def write_cross_kv(
+    def write_windows(
         self,
         features: Tensor,
         encoded: Tensor,
@@ -254,7 +254,7 @@ class Drafter:
 
         Args:
             features: Log-mel features, as in `Encoder.__call__`, for an assistant with its own encoder.
-            encoded: Hidden states of the main model's encoder, as in `Decoder.write_cross_kv`, for any other.
+            encoded: Hidden states of the main model's encoder, as in `Decoder.write_windows`, for any other.
             slot_numbers: The slots, on the host.
             slots: The same numbers on the device.
             window_positions: Encoder positions of the window.
@@ -264,7 +264,7 @@ class Drafter:
         with self._speculation.timed_prefill(len(slots)):
             states = encoded if self._encoder is None else self._encoder(features)
             states, window_positions = subsample_silence(states, window_positions, speech_positions)
-            self._decoder.write_cross_kv(states.to(self._decoder.dtype), self._cache, slots, window_positions)
+            self._decoder.write_windows(states.to(self._decoder.dtype), self._cache, slots, window_positions)
         for slot in slot_numbers:
             self._encoder_lengths[slot] = states.shape[1]
 

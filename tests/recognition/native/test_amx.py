@@ -124,7 +124,7 @@ def test_silence_that_was_projected_once_is_that_of_each_window(small_checkpoint
         if knows_silence:
             decoder.add_silence(windows.silence)
         cache = decoder.new_cache(1)
-        decoder.write_cross_kv(encoded, cache, torch.tensor([0]), window_positions=100)
+        decoder.write_windows(encoded, cache, torch.tensor([0]), window_positions=100)
         caches.append(
             [part.clone() for layer in range(module.config.decoder_layers) for part in cache.cross_kv(layer, 0)]
         )

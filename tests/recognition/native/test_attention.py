@@ -21,13 +21,11 @@ def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: py
 
 INTERPRETED = """
 import torch
-from distil_ray.recognition.native.device import choose_slots
-from distil_ray.recognition.native.logits_rules import Rules
-from distil_ray.recognition.native.attention import TOLERANCE, trial
-from distil_ray.recognition.native.triton_attention import attend
+from distil_ray.recognition.native.attention import TOLERANCE, max_difference
+from distil_ray.recognition.native.triton_attention import single_query_attention
 
 for dtype, tolerance in TOLERANCE.items():
-    found = trial(attend, torch.device("cpu"), dtype, 64)
+    found = max_difference(single_query_attention, torch.device("cpu"), dtype, 64)
     assert found < tolerance, f"{dtype}: {found}"
 """
 

@@ -23,6 +23,7 @@ from distil_ray.recognition.native import (
     repetition_rules,
     slot_loop,
 )
+from distil_ray.recognition.native import decoder as decoder_module
 from distil_ray.recognition.native.alignment import Aligner
 from distil_ray.recognition.native.attention import reference_attention
 from distil_ray.recognition.native.decoder import Decoder
@@ -111,8 +112,8 @@ def test_padded_recorded_steps_with_few_polls_change_no_text(
     kernel: Callable[..., torch.Tensor] | None,
 ) -> None:
     """Six chunks of several window lengths in four slots: sent ahead, padded, ended up to eight tokens late."""
-    ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
-    monkeypatch.setattr(ahead._decoder, "single_query_attention", kernel)
+    monkeypatch.setattr(decoder_module, "choose_single_query_attention", lambda *_: (kernel, None))
+    ahead = NativeRecognizer(whisper_tiny_en, replace(OPTIONS, self_check=False))
     assert_same_texts(english(ahead, clips), exact)
     assert gpu_pace.count("replayed") > gpu_pace.count("recorded") > 0
 

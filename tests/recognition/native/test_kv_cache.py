@@ -17,7 +17,7 @@ def resident_mb() -> float:
 
 
 def cache_of(**sizes: int) -> KVCache:
-    return KVCache(**sizes, dtype=torch.float32, device=torch.device("cpu"))
+    return KVCache(**sizes, dtype=torch.float32, device=torch.device("cpu"), keeps_states=False)
 
 
 def small_cache() -> KVCache:

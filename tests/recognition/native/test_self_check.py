@@ -103,7 +103,10 @@ def test_what_is_left_gives_the_same_text(load: Load) -> None:
     clip = load_samples("librispeech-61")
     (expected,) = load(None, None).transcribe([clip], ["en"])
     (found,) = load(not_a_number, record_nothing).transcribe([clip], ["en"])
-    assert found == expected
+    assert found.avg_logprob == pytest.approx(expected.avg_logprob, abs=1e-4)
+    assert found.no_speech_prob == pytest.approx(expected.no_speech_prob, abs=1e-4)
+    same = replace(found, avg_logprob=expected.avg_logprob, no_speech_prob=expected.no_speech_prob)
+    assert same == expected
 
 
 def test_the_check_can_be_switched_off(load: Load) -> None:
