@@ -11,8 +11,8 @@ host waits for the device only where a loop polls for finished rows.
 
 Begin with `recognizer.py`, then `slot_loop.py` and `decoding_loop.py`. What a loop needs follows: `scheduler.py` (which
 chunk holds which slot), `batch_state.py` (tokens of each row), `kv_cache.py`, `encoder.py`, `decoder.py` with
-`attention.py`, `state_attention.py` and `linear.py`, and `logits_rules.py` with `repetition_rules.py`. Several texts of a chunk, of which one
-is returned: `hypotheses_loop.py` with `beam_search.py`, `best_of.py` and `branch_table.py`. After decoding:
-`fallback.py`, `chunk_decoding.py`, `alignment.py`, `word_timestamps.py`. Optional parts: `speculative.py`,
+`attention.py`, `state_attention.py` and `linear.py`, and `logits_rules.py` with `repetition_rules.py`. Several texts of
+a chunk, of which one is returned: `hypotheses_loop.py` with `beam_search.py`, `best_of.py` and `branch_table.py`. After
+decoding: `fallback.py`, `chunk_decoding.py`, `alignment.py`, `word_timestamps.py`. Optional parts: `speculative.py`,
 `cuda_graphs.py`, `triton_attention.py`.
 """
