@@ -178,7 +178,7 @@ def _run_graph(
 
     Adds to `results` and to `committed`, also if an exception ends the run.
     """
-    from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
+    from distil_ray.pipeline import ray_cluster, ray_graph
 
     run = setup.run
     is_local = starts_local_ray(run.config.resources)
@@ -212,7 +212,7 @@ def _run_graph(
                 with closing(graph) as stream:
                     for result in stream:
                         num_before = results[-1]["actors_alive"] if results else actors
-                        num_alive = ray_monitor.num_actors_alive() or num_before  # 0 when Ray has ended the pool
+                        num_alive = result.pop("actors_alive") or num_before  # 0 when Ray has ended the pool
                         at_s = round(time.monotonic() - started_s, 3)
                         committed.add(result.pop("index_entry"))
                         results.append(result | {"at_s": at_s, "actors_alive": num_alive})
