@@ -49,6 +49,7 @@ class ScaleSettings:
     small_run: bool = option(True, "skew: also do a small run on a local Ray")
     actors: tuple[int, ...] = option((4, 16, 48), "actors: recognizers of the runs on a faked cluster")
     actor_rates: tuple[float, ...] = option((2.0, 8.0), "actors: parts a second of each of these numbers")
+    actor_executors: tuple[int, ...] = option((1,), "actors: processes that schedule, of each of these runs")
     actor_s: float = option(30.0, "actors: seconds of these runs in which all recognizers work")
     actor_part_s: float = option(1.0, "actors: seconds of audio of a part, which travels through the object store")
     actor_nodes: int = option(3, "actors: nodes of the faked cluster, beside the head")

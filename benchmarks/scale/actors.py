@@ -42,6 +42,8 @@ class ActorsCost:
         rss_mib: Memory of the driver at its end.
         start_s: Seconds from the start of the graph until every recognizer has begun a part.
         tail_s: Seconds from the first recognizer that has ended its last part to the last one.
+        executors: Processes that schedule; with one it is the driver.
+        executors_share: CPU seconds in a second of the steady time of these processes, if they are not the driver.
     """
 
     actors: int
@@ -57,6 +59,8 @@ class ActorsCost:
     rss_mib: float
     start_s: float
     tail_s: float
+    executors: int = 1
+    executors_share: float = 0.0
 
 
 def run_faked_cluster(scenario: Scenario) -> RunFigures:
@@ -69,7 +73,7 @@ def run_faked_cluster(scenario: Scenario) -> RunFigures:
     return figures
 
 
-def summarize(scenario: Scenario, figures: RunFigures) -> ActorsCost:
+def summarize(scenario: Scenario, figures: RunFigures, executors: int = 1) -> ActorsCost:
     """Returns the cost of a run from its figures."""
     begins, ends = (np.array([answer[i] for answer in figures.answers]) for i in (1, 2))
     names = np.array([answer[0] for answer in figures.answers])
@@ -95,6 +99,8 @@ def summarize(scenario: Scenario, figures: RunFigures) -> ActorsCost:
         rss_mib=figures.rss_mib,
         start_s=start_s,
         tail_s=float(ends.max()) - drain_s,
+        executors=executors,
+        executors_share=_between(figures.readings, "executors_s", start_s, drain_s) / steady_s,
     )
 
 
@@ -125,7 +131,11 @@ class DriverModel:
 
 
 def fit_driver(costs: Sequence[ActorsCost]) -> DriverModel:
-    """Returns the model with the least squares of relative errors, without negative terms."""
+    """Returns the model with the least squares of relative errors, without negative terms.
+
+    Only runs that the driver schedules count.
+    """
+    costs = [one for one in costs if one.executors == 1]
     rows = np.array([[1.0, one.rate, one.actors] for one in costs])
     found = np.array([one.driver_share for one in costs])
     kept = list(range(rows.shape[1]))
@@ -145,8 +155,16 @@ def measure_actors(settings: ScaleSettings) -> list[ActorsCost]:
     for actors in settings.actors:
         for rate in settings.actor_rates:
             parts = round(rate * settings.actor_s) + 2 * actors
-            scenario = Scenario(actors, parts, actors / rate, settings.actor_part_s, settings.actor_nodes)
-            costs.append(summarize(scenario, run_faked_cluster(scenario)))
+            for executors in settings.actor_executors:
+                scenario = Scenario(
+                    actors,
+                    parts,
+                    actors / rate,
+                    settings.actor_part_s,
+                    settings.actor_nodes,
+                    overrides=(f"resources.executors={executors}",),
+                )
+                costs.append(summarize(scenario, run_faked_cluster(scenario), executors))
     return costs
 
 
@@ -155,7 +173,8 @@ def actors_table(costs: Sequence[ActorsCost]) -> Table:
     grid = Table(title="Recognizers that sleep, on faked GPUs")
     for heading in (
         *("recognizers", "s a part", "parts", "parts/s", "busy", "busy, steady", "decoding", "waiting", "assigned"),
-        *("writing", "object store MiB", "driver, cores", "driver ms a part", "Ray ms a part", "driver MiB"),
+        *("writing", "object store MiB", "processes", "driver, cores", "processes, cores", "driver ms a part"),
+        *("Ray ms a part", "driver MiB"),
         *("s to all busy", "s of the tail"),
     ):
         grid.add_column(heading, justify="right")
@@ -164,8 +183,12 @@ def actors_table(costs: Sequence[ActorsCost]) -> Table:
             *(str(one.actors), f"{one.answer_s:.2f}", str(one.parts), f"{one.rate:.1f}"),
             *(f"{100 * one.busy:.1f} %", f"{100 * one.busy_steady:.1f} %"),
             *(f"{queue:.1f}" for queue in one.queues),
-            *(f"{one.store_mib:.1f}", f"{one.driver_share:.2f}", f"{1000 * one.driver_share / one.rate:.1f}"),
-            *(f"{1000 * one.ray_share / one.rate:.1f}", f"{one.rss_mib:.0f}"),
+            *(f"{one.store_mib:.1f}", str(one.executors), f"{one.driver_share:.2f}", f"{one.executors_share:.2f}"),
+            *(
+                f"{1000 * one.driver_share / one.rate:.1f}",
+                f"{1000 * one.ray_share / one.rate:.1f}",
+                f"{one.rss_mib:.0f}",
+            ),
             *(f"{one.start_s:.1f}", f"{one.tail_s:.1f}"),
         )
     return grid

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,7 +95,8 @@ class Reading:
         decoding: Tasks being decoded.
         writing: Parts being written.
         alive: Recognizers that are alive.
-        store_mib: Object store that Ray Data accounts to the graph.
+        store_mib: Object store that Ray Data accounts to the graph, in the driver.
+        executors_s: CPU seconds so far of the processes that schedule beside the driver.
     """
 
     at_s: float
@@ -107,6 +108,7 @@ class Reading:
     writing: int = 0
     alive: int = 0
     store_mib: float = 0.0
+    executors_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,24 +278,36 @@ class _Watch:
             self.readings.append(self._read())
 
     def _read(self) -> Reading:
-        times = time.monotonic() - self.began_s, time.process_time(), _ray_cpu_s()
+        times = time.monotonic() - self.began_s, time.process_time(), _cpu_s(_is_part_of_ray)
+        executors_s = _cpu_s(_is_executor)
         state, store = self.snapshot, 0.0
         if state is None:
-            return Reading(*times)
+            return Reading(*times, executors_s=executors_s)
         with suppress(AttributeError):  # the execution ends
             store = ExecutionObserver.executor._resource_manager.get_global_usage().object_store_memory / 2**20
-        return Reading(*times, state.waiting, state.recognizing, state.decoding, state.committing, state.alive, store)
+        queues = state.waiting, state.recognizing, state.decoding, state.committing
+        return Reading(*times, *queues, state.alive, store, executors_s)
 
 
-def _ray_cpu_s() -> float:
+def _is_part_of_ray(process: Path, name: str, parent: int) -> bool:
+    return name in RAY_PROCESSES and parent == os.getpid()
+
+
+def _is_executor(process: Path, name: str, parent: int) -> bool:
+    return (process / "cmdline").read_bytes().startswith(b"ray::_ExecutorProcess")
+
+
+def _cpu_s(belongs: Callable[[Path, str, int], bool]) -> float:
+    """Returns the CPU seconds of processes; `belongs` gets the folder in /proc, the name, and the parent."""
     total = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             name, _, rest = path.read_text().partition("(")[2].rpartition(")")
             fields = rest.split()
+            is_counted = belongs(path.parent, name, int(fields[1]))
         except OSError:
             continue
-        if name in RAY_PROCESSES and int(fields[1]) == os.getpid():
+        if is_counted:
             total += int(fields[11]) + int(fields[12])
     return total / CLOCK_TICKS
 

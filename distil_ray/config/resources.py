@@ -1,6 +1,6 @@
 """Sections `plan` and `resources`: sizes of tasks, and the resources of each stage."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -50,6 +50,11 @@ class ResourcesConfig(Section):
     )
     actors: Literal["auto"] | int = Field(
         "auto", description="Number of recognizer actors. auto: as many as the GPUs (or CPUs) of the cluster allow."
+    )
+    executors: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        "auto",
+        description="Processes on the node of the driver that schedule the tasks, each with a share of the tasks and"
+        " of the recognizers. auto: one for each 100 recognizers. With one it is the driver itself.",
     )
     gpus_per_actor: int = Field(0, ge=0, description="GPUs per recognizer actor. 0: run on the CPU.")
     cpus_per_actor: Literal["auto"] | float = Field(

@@ -25,6 +25,7 @@ AUTO_CPUS = 4.0
 AUTO_CPUS_WITH_GPU = 2.0
 MIB = 1 << 20
 MIN_CPUS = 0.1  # of an actor, beside the other stages on a single CPU
+ACTORS_PER_EXECUTOR = 100  # with RTFx 200 and parts of 600 s they take one CPU core to schedule (docs/scale.md)
 CPU_STEP = 0.01  # allocations are rounded down to this
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -94,6 +95,18 @@ def num_actors(resources: ResourcesConfig, nodes: Sequence[Node]) -> int:
     if resources.gpus_per_actor:
         return max(1, int(sum(node.get("GPU", 0.0) for node in nodes) // resources.gpus_per_actor))
     return max(1, _max_actors_beside(nodes, resources, resources.decode_cpus + resources.commit_cpus))
+
+
+def num_executors(resources: ResourcesConfig, actors: int, num_tasks: int) -> int:
+    """Returns the number of processes that schedule the tasks of a run.
+
+    Args:
+        resources: Settings.
+        actors: Recognizers, at least one for each process.
+        num_tasks: Tasks, at least one for each process.
+    """
+    wanted = resources.executors if resources.executors != "auto" else -(-actors // ACTORS_PER_EXECUTOR)
+    return max(1, min(wanted, actors, num_tasks))
 
 
 def require_actor_capacity(resources: ResourcesConfig, nodes: Sequence[Node], place: str) -> None:

@@ -227,6 +227,11 @@ class WorkerStates:
         internal_kv._internal_kv_del(self._prefix, del_by_prefix=True)
 
 
+def is_client() -> bool:
+    """Returns whether this process is connected through `ray://`, as a client of the driver."""
+    return bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
+
+
 def node_resources() -> list[Node]:
     """Returns the resources of each node that is alive."""
     return [node["Resources"] for node in alive_nodes()]

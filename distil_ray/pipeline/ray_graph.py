@@ -10,35 +10,32 @@ decoded by one Ray task, which Ray retries if a node dies. Each part travels on 
 task is still being decoded. For that, Ray's target block size must be below the size of a part, else Ray gathers
 several. Transcribe requests other resources than its neighbors, so that Ray does not fuse decoding into the actors.
 
-Ray is imported here, in `ray_cluster.py`, `ray_logging.py` and `metrics.py` only; the stages are plain callables.
+Ray is imported here, in `graph_execution.py`, `ray_cluster.py`, `ray_logging.py` and `metrics.py` only; the stages are
+plain callables.
 """
 
 import logging
-import queue
-import threading
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
 import pyarrow as pa
 import ray
-from ray._private import auto_init_hook
 from ray.data import ActorPoolStrategy, DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from distil_ray.errors import RunError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import list_attempts
-from distil_ray.pipeline.capacity import MIB, actor_cpus, actor_memory_bytes, num_actors
+from distil_ray.pipeline.capacity import MIB, actor_cpus, actor_memory_bytes, num_actors, num_executors
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
+from distil_ray.pipeline.graph_execution import DividedExecution, GraphExecution, LocalExecution
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import WorkerStates, alive_nodes, describe_cluster, node_resources
-from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector, take_snapshot
+from distil_ray.pipeline.ray_cluster import WorkerStates, alive_nodes, is_client, node_resources
+from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.schema import POINTER
@@ -49,11 +46,10 @@ logger = logging.getLogger(__name__)
 # A part is transferred, or a result returned, while another one is recognized; recognition is one part at a time.
 PARTS_PER_ACTOR = 2
 EXTRA_DECODE_CPUS = 0.01  # makes decode differ from transcribe: Ray fuses neighbors that request the same resources
-POLL_INTERVAL_S = 2.0  # between two snapshots of the execution
 ACTOR_INIT_ATTEMPTS = 2  # per actor process to load the model: weights come over a network
-RAY_THREAD_PREFIX = "ray-data-"  # of the names of Ray Data's threads
 RAY_ADVICE = ("Failed to apply UDF", "To change retry attempts")  # lines that Ray adds after the exception of a task
 MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail to start before the run fails; each is replaced
+STORE_SHARE = 0.5  # of the object store that Ray Data fills by default
 
 
 def run_graph(
@@ -65,6 +61,8 @@ def run_graph(
 ) -> Generator[dict[str, Any], None, None]:
     """Runs the graph and yields a row of `schema.COMMIT_RESULT` for every part, in the order of arrival.
 
+    Each row has `actors_alive` in addition: the recognizers that are alive, or None if that is not known.
+
     Call it inside `ray_cluster.connect_cluster`.
 
     Args:
@@ -73,7 +71,7 @@ def run_graph(
         plan: The plan, already written to `run.plan_uri`.
         transcriber: Replacement for the transcribe stage (`TranscribeStage`), for tests and measurements.
         on_message: Called with a warning if the run makes no progress, or lacks recognizers.
-        on_progress: Called with the state of the execution every `POLL_INTERVAL_S`.
+        on_progress: Called with the state of the execution every `graph_execution.POLL_INTERVAL_S`.
 
     Raises:
         RunError: If Ray gives up, or if there is no progress for `resources.stall_timeout_s`.
@@ -81,17 +79,18 @@ def run_graph(
     resources = run.config.resources
     states = WorkerStates(run.run_id)
     states.clear()  # of an earlier attempt with the same run_id
-    graph = _RunningGraph(build_graph(run, plan, transcriber or TranscribeStage), states)
+    actors = num_actors(resources, node_resources())
+    graph = _start(run, plan, actors, transcriber or TranscribeStage, on_message)
     exporter = MetricsExporter(run.run_id)
     part_limit_s = resources.recognizer_limit_s(run.part_audio_s)
-    actors = num_actors(resources, node_resources())
     detector = StallDetector(resources.stall_timeout_s, part_limit_s, actors, lambda: list_attempts(run))
     try:
         for row in graph.rows():
             if row is not None:
                 exporter.add(row)
-                yield row
+                yield row | {"actors_alive": graph.num_alive()}
             elif (snapshot := graph.snapshot()) is not None:
+                snapshot = replace(snapshot, workers=states.read())
                 exporter.update(snapshot)
                 if on_progress is not None:
                     on_progress(snapshot)
@@ -105,27 +104,57 @@ def run_graph(
         graph.stop()
 
 
-def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Dataset:
-    """Returns the lazy data set of the graph. `transcriber`: a callable class like `TranscribeStage`."""
+def _start(run: Run, plan: Plan, actors: int, transcriber: type, on_message: Callable[[str], None]) -> GraphExecution:
+    """Starts the graph: in this process, or divided among as many as `resources.executors` says."""
+    number = 1 if is_client() else num_executors(run.config.resources, actors, plan.num_tasks)
+    tasks = list(enumerate(plan.tasks["task_id"].to_pylist()))
+    if number == 1:
+        source = PlanDatasource(tasks, plan.secret_uris)
+        return LocalExecution(build_graph(run, source, actors, transcriber, decode_tasks))
+    builds = []
+    for part in range(number):
+        # Every part has long tasks at its beginning and short ones at its end, as the plan has.
+        source = PlanDatasource(tasks[part::number], plan.secret_uris)
+        share = actors // number + (part < actors % number)
+        builds.append(partial(build_graph, run, source, share, transcriber, decode_tasks, number))
+    return DividedExecution(builds, on_message)
+
+
+def build_graph(
+    run: Run,
+    source: "PlanDatasource",
+    actors: int,
+    transcriber: type = TranscribeStage,
+    decode: Callable[..., Iterator[pa.Table]] = decode_tasks,
+    num_executors: int = 1,
+) -> Dataset:
+    """Returns the lazy data set of the graph.
+
+    Args:
+        run: As for `run_graph`.
+        source: Tasks of the plan.
+        actors: Recognizers.
+        transcriber: A callable class like `TranscribeStage`.
+        decode: A function like `decode_tasks`.
+        num_executors: Data sets that share the object store.
+    """
     resources = run.config.resources
     decode_cpus = resources.decode_cpus
     if decode_cpus == actor_cpus(resources):
         decode_cpus += EXTRA_DECODE_CPUS
     tasks = ray.data.read_datasource(
-        PlanDatasource(plan.tasks["task_id"].to_pylist(), plan.secret_uris),
-        override_num_blocks=plan.num_tasks,
+        source,
+        override_num_blocks=source.num_tasks,
         num_cpus=decode_cpus,  # as decode requests, else Ray does not fuse the two
     )
-    parts = tasks.map_batches(
-        partial(decode_tasks, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus
-    )
+    parts = tasks.map_batches(partial(decode, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus)
     hypotheses = parts.map_batches(
         FaultIsolatedStage,
         fn_constructor_args=(transcriber, run, RayNodes(), WorkerStates(run.run_id).publish),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(
-            size=num_actors(resources, node_resources()),
+            size=actors,
             max_concurrent_calls_per_actor=PARTS_PER_ACTOR,
             max_tasks_in_flight_per_actor=PARTS_PER_ACTOR,
         ),
@@ -136,74 +165,8 @@ def build_graph(run: Run, plan: Plan, transcriber: type = TranscribeStage) -> Da
     results = hypotheses.map_batches(
         partial(write_parts, run=run), batch_size=1, batch_format="pyarrow", num_cpus=resources.commit_cpus
     )
-    _set_context(results.context, run)
+    _set_context(results.context, run, num_executors)
     return cast(Dataset, results)
-
-
-class _RunningGraph:
-    """A running graph. A thread fetches its rows, so that the caller can check for stalls while none arrives."""
-
-    def __init__(self, graph: Dataset, states: WorkerStates) -> None:
-        self._graph = graph
-        self._states = states
-        self._arrived: queue.SimpleQueue[dict[str, Any] | Exception | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._fetch, name="results", daemon=True)
-        self._thread.start()
-
-    def rows(self) -> Iterator[dict[str, Any] | None]:
-        """Yields rows as they arrive, and None whenever `POLL_INTERVAL_S` have passed."""
-        poll_at_s = time.monotonic() + POLL_INTERVAL_S
-        while True:
-            try:
-                item = self._arrived.get(timeout=max(0.0, poll_at_s - time.monotonic()))
-            except queue.Empty:
-                poll_at_s = time.monotonic() + POLL_INTERVAL_S
-                yield None
-                continue
-            if item is None:
-                return
-            if isinstance(item, Exception):
-                raise item
-            yield item
-
-    def snapshot(self) -> Snapshot | None:
-        """Returns the current state of the execution; None before it starts and after its end."""
-        executor = ExecutionObserver.executor
-        snapshot = take_snapshot(executor, describe_cluster()) if executor is not None else None
-        return replace(snapshot, workers=self._states.read()) if snapshot is not None else None
-
-    def stop(self) -> None:
-        """Ends the execution without waiting: recognizers may hang, and a stopped job has little time."""
-        executor = ExecutionObserver.executor
-        if executor is not None and self._thread.is_alive():
-            auto_init_hook.enable_auto_connect = False  # else threads of Ray start a new Ray after the shutdown
-            logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # and report errors about the old one
-            _hide_errors_of_ray_threads()  # or end with them
-            threading.Thread(target=_shut_down, args=(executor,), name="shutdown", daemon=True).start()
-
-    def _fetch(self) -> None:
-        try:
-            for row in self._graph.iter_rows():
-                self._arrived.put(row)
-            self._arrived.put(None)
-        except Exception as error:
-            self._arrived.put(error)
-
-
-def _hide_errors_of_ray_threads() -> None:
-    """Keeps Python from printing tracebacks of Ray Data's own threads, which may call Ray after its shutdown."""
-    print_error = threading.excepthook
-
-    def hook(args: threading.ExceptHookArgs) -> None:
-        if args.thread is None or not args.thread.name.startswith(RAY_THREAD_PREFIX):
-            print_error(args)
-
-    threading.excepthook = hook
-
-
-def _shut_down(executor: Any) -> None:
-    with suppress(Exception):  # Ray itself may shut down at the same time
-        executor.shutdown(force=True)
 
 
 def _explain(error: Exception, run: Run) -> str:
@@ -226,10 +189,20 @@ def _explain(error: Exception, run: Run) -> str:
 class PlanDatasource(Datasource):
     """Data source with one ReadTask per task of the plan; its only row points to the task (`schema.POINTER`)."""
 
-    def __init__(self, task_ids: list[str], secret_uris: Mapping[int, Mapping[int, str]]) -> None:
+    def __init__(self, tasks: Sequence[tuple[int, str]], secret_uris: Mapping[int, Mapping[int, str]]) -> None:
+        """Takes tasks of a plan.
+
+        Args:
+            tasks: Row group and id of each.
+            secret_uris: `Plan.secret_uris`, for these tasks and others.
+        """
         super().__init__()  # type: ignore[no-untyped-call]
-        self._task_ids = task_ids
-        self._secret_uris = secret_uris
+        self._tasks = [(number, task_id, secret_uris.get(number, {})) for number, task_id in tasks]
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks."""
+        return len(self._tasks)
 
     def get_name(self) -> str:
         return "Plan"
@@ -242,8 +215,8 @@ class PlanDatasource(Datasource):
     ) -> list[ReadTask]:
         metadata = BlockMetadata(num_rows=1, size_bytes=None, input_files=None, exec_stats=None)
         return [
-            ReadTask(partial(_task_pointer, number, task_id, self._secret_uris.get(number, {})), metadata)
-            for number, task_id in enumerate(self._task_ids)
+            ReadTask(partial(_task_pointer, number, task_id, secret_uris), metadata)
+            for number, task_id, secret_uris in self._tasks
         ]
 
 
@@ -264,10 +237,11 @@ class RayNodes:
         return node not in {alive["NodeID"] for alive in alive_nodes()}
 
 
-def _set_context(context: DataContext, run: Run) -> None:
+def _set_context(context: DataContext, run: Run, num_executors: int) -> None:
     part_bytes = run.part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE
     context.target_max_block_size = max(MIB, int(part_bytes / 8))  # every part is a Ray block of its own
     context.target_min_block_size = 0
+    context.override_object_store_memory_limit_fraction = STORE_SHARE / num_executors
     context.preserve_order = False  # a slow block must not delay those behind it
     context.max_errored_blocks = 0  # Ray would drop the rows of a failed block silently
     context.actor_init_retry_on_errors = True

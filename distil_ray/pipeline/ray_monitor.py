@@ -195,6 +195,25 @@ def take_snapshot(executor: Any, cluster: str) -> Snapshot | None:
     )
 
 
+def add_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """Returns the state of executions that share a run; there is at least one."""
+
+    def total(name: str) -> int:
+        return sum(getattr(each, name) for each in snapshots)
+
+    return Snapshot(
+        progress=tuple(number for each in snapshots for number in each.progress),
+        decoding=total("decoding"),
+        waiting=total("waiting"),
+        recognizing=total("recognizing"),
+        alive=total("alive"),
+        starting=total("starting"),
+        committing=total("committing"),
+        draining=any(each.draining for each in snapshots),
+        cluster=snapshots[-1].cluster,
+    )
+
+
 def _counts(stage: Any, state: Any) -> Iterator[int]:
     yield stage.metrics.num_outputs_taken
     yield state.total_enqueued_input_blocks()

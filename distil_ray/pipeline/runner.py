@@ -36,6 +36,7 @@ from distil_ray.pipeline.capacity import (
     cluster_address,
     describe_memory_excess,
     num_actors,
+    num_executors,
     starts_local_ray,
 )
 from distil_ray.pipeline.committed_files import CommittedFiles
@@ -178,7 +179,7 @@ def _run_graph(
 
     Adds to `results` and to `committed`, also if an exception ends the run.
     """
-    from distil_ray.pipeline import ray_cluster, ray_graph, ray_monitor
+    from distil_ray.pipeline import ray_cluster, ray_graph
 
     run = setup.run
     is_local = starts_local_ray(run.config.resources)
@@ -201,7 +202,7 @@ def _run_graph(
         resources = run.config.resources
         nodes = ray_cluster.node_resources()
         actors = num_actors(resources, nodes)
-        _log_cluster(description, nodes, actors, resources, console)
+        _log_cluster(description, nodes, actors, num_executors(resources, actors, plan.num_tasks), resources, console)
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
         warnings = _WarningLog(console, {each.reason for each in dtypes if each.reason})  # actors state them too
@@ -212,7 +213,7 @@ def _run_graph(
                 with closing(graph) as stream:
                     for result in stream:
                         num_before = results[-1]["actors_alive"] if results else actors
-                        num_alive = ray_monitor.num_actors_alive() or num_before  # 0 when Ray has ended the pool
+                        num_alive = result.pop("actors_alive") or num_before  # 0 when Ray has ended the pool
                         at_s = round(time.monotonic() - started_s, 3)
                         committed.add(result.pop("index_entry"))
                         results.append(result | {"at_s": at_s, "actors_alive": num_alive})
@@ -231,18 +232,25 @@ def _run_graph(
 
 
 def _log_cluster(
-    description: str, nodes: Sequence[Node], actors: int, resources: ResourcesConfig, console: Console
+    description: str,
+    nodes: Sequence[Node],
+    actors: int,
+    executors: int,
+    resources: ResourcesConfig,
+    console: Console,
 ) -> None:
-    """Prints what the cluster has, and the recognizers that it gets."""
+    """Prints what the cluster has, and the recognizers and scheduling processes that it gets."""
     size = f"{actor_cpus(resources):g} CPUs" + (f", {gpus} GPUs" if (gpus := resources.gpus_per_actor) else "")
     log_field(
         "cluster",
-        f"{description}; {format_count(actors, 'recognizer actor')} of {size}",
+        f"{description}; {format_count(actors, 'recognizer actor')} of {size}"
+        + (f"; {executors} processes schedule the tasks" if executors > 1 else ""),
         console,
         num_nodes=len(nodes),
         cpus=sum(node.get("CPU", 0.0) for node in nodes),
         gpus=sum(node.get("GPU", 0.0) for node in nodes),
         num_recognizers=actors,
+        num_executors=executors,
         cpus_per_recognizer=actor_cpus(resources),
         gpus_per_recognizer=resources.gpus_per_actor,
     )

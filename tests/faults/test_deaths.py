@@ -22,7 +22,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline import decode_stage, ray_graph, ray_monitor, runner
+from distil_ray.pipeline import decode_stage, graph_execution, ray_graph, ray_monitor, runner
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.types import SAMPLE_RATE
 from tests.audio.test_subprocess_decoder import FAULTY
@@ -261,7 +261,7 @@ def test_a_model_that_cannot_be_loaded_is_reported_in_a_sentence(
 def test_a_run_that_no_node_can_hold_says_so_and_is_given_up(
     local_ray: None, audio: Path, whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_graph, "POLL_INTERVAL_S", 0.5)
+    monkeypatch.setattr(graph_execution, "POLL_INTERVAL_S", 0.5)
     hopeless = ("resources.gpus_per_actor=1", "resources.autoscaling=true", "resources.stall_timeout_s=4")
     with pytest.raises(
         RunError, match=r"resources\.stall_timeout_s=4.* No recognizer is alive: .*resources\.gpus_per_actor"

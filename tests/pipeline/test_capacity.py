@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -20,6 +21,7 @@ from distil_ray.pipeline.capacity import (
     describe_memory_excess,
     max_actors_beside_decoding,
     num_actors,
+    num_executors,
     recognizer_threads,
     require_actor_capacity,
     require_local_capacity,
@@ -60,6 +62,24 @@ def test_auto_gives_each_gpu_its_share_of_the_cpus_of_its_node() -> None:
     assert actor_cpus(allocate_cpus(settings, nodes)) == 1.75
     assert actor_cpus(allocate_cpus(settings, [{"CPU": 32.0, "GPU": 1.0}])) == 2.0
     assert num_actors(allocate_cpus(settings, nodes), nodes) == 4
+
+
+@pytest.mark.parametrize(
+    ("setting", "actors", "tasks", "expected"),
+    [
+        ("auto", 1, 9, 1),
+        ("auto", 100, 900, 1),
+        ("auto", 101, 900, 2),
+        ("auto", 1000, 9000, 10),
+        (3, 8, 9, 3),
+        (3, 2, 9, 2),
+        (2, 8, 1, 1),
+    ],
+)
+def test_every_process_that_schedules_has_recognizers_and_tasks(
+    setting: Literal["auto"] | int, actors: int, tasks: int, expected: int
+) -> None:
+    assert num_executors(ResourcesConfig(executors=setting), actors, tasks) == expected
 
 
 def test_auto_divides_a_machine_among_the_actors_that_were_asked_for() -> None:

@@ -1,9 +1,11 @@
 """The graph on a real Ray: separate operators, parts that travel early, deaths that cost nothing."""
 
 import os
+import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +17,10 @@ import soundfile
 
 from distil_ray.config import ResourcesConfig
 from distil_ray.config.loader import load_config
-from distil_ray.errors import SettingsError
+from distil_ray.errors import RunError, SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import ChunkingPlan, Run
-from distil_ray.pipeline import ray_cluster, ray_graph
+from distil_ray.pipeline import graph_execution, ray_cluster, ray_graph
 from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.types import SAMPLE_RATE
@@ -75,7 +77,8 @@ def test_decode_and_transcribe_are_operators_of_their_own(
 ) -> None:
     same = ["resources.decode_cpus=1", "resources.cpus_per_actor=1"]  # what Ray would fuse
     run, plan = planned({"a.wav": 3.0}, "decoding.language=en", "resources.actors=1", *same)
-    graph = ray_graph.build_graph(run, plan, EchoTranscribe)
+    source = ray_graph.PlanDatasource(list(enumerate(plan.tasks["task_id"].to_pylist())), {})
+    graph = ray_graph.build_graph(run, source, 1, EchoTranscribe)
     graph = graph.materialize()
     operators = [
         line.split(":")[0].split(" ", 2)[2] for line in graph.stats().splitlines() if line.startswith("Operator")
@@ -113,6 +116,83 @@ def test_an_actor_that_dies_loses_and_doubles_nothing(
     assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
 
 
+TWO_EXECUTORS = ("decoding.language=en", "resources.actors=2", "resources.executors=2", "plan.task_recordings=1")
+
+
+def test_two_processes_share_the_tasks_and_the_recognizers(
+    local_ray: None, planned: Callable[..., tuple[Run, Plan]]
+) -> None:
+    run, plan = planned({f"{i}.wav": 1.0 for i in range(25)}, *TWO_EXECUTORS)
+    with ray_cluster.connect_cluster(run.config.resources):
+        rows = list(ray_graph.run_graph(run, plan, SlowTranscribe))
+    assert sorted(row["task_id"] for row in rows) == sorted(plan.tasks["task_id"].to_pylist())
+    ledger = Ledger.read(run.config.output.uri, run.storage)
+    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+    by_actor = Counter(row["device"].split()[0] for row in rows)
+    assert sorted(by_actor.values()) == [12, 13]
+    assert 2 in {row["actors_alive"] for row in rows}
+    assert not processes_alive(), "they end with the run"
+
+
+def processes_alive() -> list[int]:
+    """Process ids of executors."""
+    actors = ray._private.state.actors().values()
+    return [one["Pid"] for one in actors if one["ActorClassName"] == "_ExecutorProcess" and one["State"] == "ALIVE"]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    end_s = time.monotonic() + seconds
+    while not (holds := condition()) and time.monotonic() < end_s:
+        time.sleep(0.1)
+    return holds
+
+
+def test_a_recognizer_of_one_process_that_dies_loses_and_doubles_nothing(
+    local_ray: None, planned: Callable[..., tuple[Run, Plan]]
+) -> None:
+    run, plan = planned({f"{i}.wav": 2.0 for i in range(6)}, *TWO_EXECUTORS)
+    with ray_cluster.connect_cluster(run.config.resources):
+        rows = list(ray_graph.run_graph(run, plan, MortalTranscribe))
+    assert [row["num_recordings"] for row in rows if row["committed"]] == [1] * 6
+    ledger = Ledger.read(run.config.output.uri, run.storage)
+    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+
+
+def test_a_process_that_is_killed_ends_the_run_and_the_next_one_does_the_rest(
+    local_ray: None, planned: Callable[..., tuple[Run, Plan]]
+) -> None:
+    run, plan = planned({f"{i}.wav": 2.0 for i in range(20)}, *TWO_EXECUTORS)
+    with ray_cluster.connect_cluster(run.config.resources):
+        rows = ray_graph.run_graph(run, plan, SlowTranscribe)
+        next(rows)
+        os.kill(processes_alive()[0], signal.SIGKILL)
+        with pytest.raises(RunError, match="Ray ended the run"):
+            list(rows)
+        assert wait_for(lambda: not processes_alive()), "the other one ends, too"
+        ledger = Ledger.read(run.config.output.uri, run.storage)
+        assert 0 < len(ledger.missing(plan.listed_keys)) < 20
+        listing = list_recordings(run.config.input, run.storage)
+        rest = make_plan(listing, ledger, run.fingerprint, run.config.plan, run.plan_uri, run.storage)
+        list(ray_graph.run_graph(run, rest, EchoTranscribe))
+    ledger = Ledger.read(run.config.output.uri, run.storage)
+    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+
+
+class UnloadableTranscribe(EchoTranscribe):
+    """Cannot load its model."""
+
+    def __init__(self, run: Run) -> None:
+        raise RuntimeError("no such weights")
+
+
+def test_an_error_of_a_process_is_that_of_the_run(local_ray: None, planned: Callable[..., tuple[Run, Plan]]) -> None:
+    run, plan = planned({f"{i}.wav": 2.0 for i in range(4)}, *TWO_EXECUTORS)
+    told = pytest.raises(RunError, match=r"^no recognizer could be started with model\.name=.*no such weights")
+    with ray_cluster.connect_cluster(run.config.resources), told:
+        list(ray_graph.run_graph(run, plan, UnloadableTranscribe))
+    assert wait_for(lambda: not processes_alive())
+
+
 def test_a_gpu_that_is_not_there_is_reported_at_once(local_ray: None) -> None:
     told = pytest.raises(SettingsError, match=r"resources\.gpus_per_actor=1: no node")
     with told:
@@ -147,7 +227,7 @@ def test_errors_of_ray_data_s_threads_after_a_shutdown_are_not_printed(monkeypat
 
     printed: list[str] = []
     monkeypatch.setattr(threading, "excepthook", lambda args: printed.append(args.thread.name))
-    ray_graph._hide_errors_of_ray_threads()
+    graph_execution._hide_errors_of_ray_threads()
     for name in (ThreadedMetadataFetcher()._thread.name, "lease"):
         thread = threading.Thread(target=lambda: 1 // 0, name=name)
         thread.start()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from distil_ray.errors import RunError
-from distil_ray.pipeline.ray_monitor import Snapshot, StallDetector
+from distil_ray.pipeline.ray_monitor import Snapshot, StallDetector, add_snapshots
 
 BUSY = Snapshot(
     (0,), decoding=0, waiting=2, recognizing=2, alive=2, starting=0, committing=0, draining=False, cluster="Ray"
@@ -31,6 +31,13 @@ class Watched:
             words = self.watch.check(snapshot)
             if words:
                 self.told.append((self.now_s, words))
+
+
+def test_executions_that_share_a_run_are_added_up() -> None:
+    other = replace(BUSY, progress=(5,), waiting=1, alive=3, draining=True)
+    both = add_snapshots([BUSY, other])
+    assert (both.progress, both.waiting, both.alive, both.recognizing) == ((0, 5), 3, 5, 4)
+    assert both.draining and both.cluster == "Ray"
 
 
 def test_a_part_may_take_as_long_as_its_recognizer_is_allowed() -> None:
