@@ -1,6 +1,6 @@
 """Sections `plan` and `resources`: sizes of tasks, and the resources of each stage."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
@@ -51,7 +51,7 @@ class ResourcesConfig(Section):
     actors: Literal["auto"] | int = Field(
         "auto", description="Number of recognizer actors. auto: as many as the GPUs (or CPUs) of the cluster allow."
     )
-    executors: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+    executors: Literal["auto"] | int = Field(
         "auto",
         description="Processes on the node of the driver that schedule the tasks, each with a share of the tasks and"
         " of the recognizers. auto: one for each 100 recognizers. With one it is the driver itself.",
@@ -111,7 +111,7 @@ class ResourcesConfig(Section):
         None, ge=80, description="Size of the object store of a local Ray, in MiB. null: chosen by Ray."
     )
 
-    @field_validator("actors")
+    @field_validator("actors", "executors")
     @classmethod
     def _positive(cls, value: str | int) -> str | int:
         return at_least_one(value)
