@@ -57,6 +57,7 @@ SELF_CONTAINED: dict[str, set[str]] = {
 ONLY_IN: dict[str, set[str]] = {
     "ray": {
         "pipeline/ray_graph",
+        "pipeline/graph_execution",
         "pipeline/ray_cluster",
         "pipeline/metrics",
         "pipeline/ray_logging",

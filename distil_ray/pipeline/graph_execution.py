@@ -111,7 +111,7 @@ class LocalExecution(GraphExecution):
 
 @dataclass(frozen=True, slots=True)
 class ExecutorReport:
-    """What an executor process tells the driver.
+    """News of an executor process for the driver.
 
     Attributes:
         rows: Rows since the last report.

@@ -213,7 +213,7 @@ def _run_graph(
                 with closing(graph) as stream:
                     for result in stream:
                         num_before = results[-1]["actors_alive"] if results else actors
-                        num_alive = result.pop("actors_alive") or num_before  # 0 when Ray has ended the pool
+                        num_alive = result.pop("actors_alive", None) or num_before  # 0 when Ray has ended the pool
                         at_s = round(time.monotonic() - started_s, 3)
                         committed.add(result.pop("index_entry"))
                         results.append(result | {"at_s": at_s, "actors_alive": num_alive})

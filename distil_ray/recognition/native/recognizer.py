@@ -103,8 +103,7 @@ class NativeRecognizer:
         """
         if options.window not in ("full", "gated"):
             raise ValueError(f"chunking.window={options.window}: must be full or gated")
-        if options.speculative == "off":
-            assistant = None
+        assistant = None if options.speculative == "off" else assistant
         if assistant is not None and options.num_beams > 1:
             raise ValueError(f"decoding.num_beams={options.num_beams}: an assistant drafts for greedy decoding only")
         attention, attention_warning = _choose_attention(options)
@@ -122,8 +121,8 @@ class NativeRecognizer:
         float8 = create_layers(model.device) if model.is_float8 else None
         self._encoder = Encoder(model.module, model.int8, float8)
         num_texts = max(options.num_beams, options.best_of)
-        reads_states = num_texts == 1 and assistant is None
-        self._decoder = Decoder(model.module, model.int8, float8=float8, reads_states=reads_states)
+        is_single = num_texts == 1 and assistant is None  # one query per row in each step
+        self._decoder = Decoder(model.module, model.int8, float8=float8, reads_states=is_single)
         if options.window == "gated":
             self._encoder.add_silence_context()
             self._decoder.add_silence(self._encoder.silence)
@@ -143,8 +142,7 @@ class NativeRecognizer:
         # The loop and the speculation append to this list: a method of `self` would close a reference cycle.
         self._new_warnings: list[str] = []
         self._speculation: Speculation | None = None
-        assistant_warnings: tuple[str, ...] = ()
-        bytes_per_slot = self._decoder.bytes_per_slot(num_texts)
+        assistant_warnings, bytes_per_slot = tuple[str, ...](), self._decoder.bytes_per_slot(num_texts)
         if assistant is not None:
             helper = load_assistant(assistant, folder, model, self._tokens, options)
             self._speculation = Speculation(helper, options.speculative == "auto", self._new_warnings.append)
