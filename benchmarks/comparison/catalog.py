@@ -71,6 +71,7 @@ WHISPER_CPP = Program("whisper_cpp", "whisper-cpp", "ggml")
 _GATED: Options = {"chunking.window": "gated"}
 _FULL: Options = {"chunking.window": "full"}
 _INT8: Options = {"model.dtype": "int8"}
+_FLOAT32: Options = {"model.dtype": "float32"}
 _15_S: Options = {"chunking.length_s": 15.0}
 ENGINES = (
     Engine("gated", "distil_ray, gated windows", NATIVE, _GATED),
@@ -82,6 +83,16 @@ ENGINES = (
     ),
     Engine("full-int8", "distil_ray int8, full windows", NATIVE, _FULL | _INT8),
     Engine("full", "distil_ray, full windows", NATIVE, _FULL),
+    # Where model.dtype=auto is a 16-bit type.
+    Engine("gated-float32", "distil_ray float32, gated windows", NATIVE, _GATED | _FLOAT32),
+    Engine(
+        "gated-15-float32",
+        "distil_ray float32, gated windows, 15 s chunks",
+        NATIVE,
+        _GATED | _15_S | _FLOAT32,
+        sets=(LONG,),
+    ),
+    Engine("full-float32", "distil_ray float32, full windows", NATIVE, _FULL | _FLOAT32),
     Engine("reference", "distil_ray, transformers' generate", NATIVE, _FULL | {"model.recognizer": "transformers"}),
     Engine("hf-float32", "transformers pipeline float32", TRANSFORMERS, {"dtype": "float32"}),
     Engine("hf-bfloat16", "transformers pipeline bfloat16", TRANSFORMERS, {"dtype": "bfloat16"}),

@@ -24,7 +24,9 @@ signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as the raylet does: what ends i
 subprocess.Popen([sys.executable, "-c", sys.argv[1], "0.2"])
 between = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]); time.sleep(0.3)"
 subprocess.Popen([sys.executable, "-c", between, sys.argv[1], "0.3", "orphan"])
-time.sleep(2.5)
+while open(sys.argv[2]).read().count("used") < 2:
+    time.sleep(0.1)
+time.sleep(0.5)
 print(f"used {time.process_time():.3f}", flush=True)
 """
 
@@ -33,7 +35,7 @@ def test_children_orphans_and_what_nobody_waits_for_are_counted(tmp_path: Path) 
     log = tmp_path / "log"
 
     found = measure_process_tree(
-        [sys.executable, "-c", TREE, BURN],
+        [sys.executable, "-c", TREE, BURN, str(log)],
         lambda line: "orphan" if line.endswith("0.3 orphan") else "other",
         os.environ,
         log,
