@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_SHORT = 60
 NUM_CLIPS = 8
 KILLS = 25  # of a driver with the fake recognizer
+KILLS_OF_TWO = 10  # where two processes schedule
 REAL_KILLS = 3  # of one with a real model
 
 pytestmark = pytest.mark.slow
@@ -132,12 +133,14 @@ def _tell(what: str, kills: int, recovered: Sequence[float]) -> None:
     print(f", most {max(recovered):.1f}, of {len(recovered)}")
 
 
+@pytest.mark.parametrize(("executors", "kills"), [(1, KILLS), (2, KILLS_OF_TWO)])
 def test_kills_at_random_moments_lose_nothing_and_double_nothing(
-    local_ray: None, audio: Path, tmp_path: Path, whisper_tiny_en: Path
+    executors: int, kills: int, local_ray: None, audio: Path, tmp_path: Path, whisper_tiny_en: Path
 ) -> None:
     chance, output, undisturbed = random.Random(25), tmp_path / "out", tmp_path / "undisturbed"
-    with _serving(output, audio, whisper_tiny_en, tmp_path / "log", "--pause-s=0.05") as server:
-        recovered = [_kill_at_some_moment(chance, server, output) for _ in range(KILLS - 1)]
+    shares = [f"resources.{name}={executors}" for name in ("actors", "executors")]
+    with _serving(output, audio, whisper_tiny_en, tmp_path / "log", *shares, "--pause-s=0.05") as server:
+        recovered = [_kill_at_some_moment(chance, server, output) for _ in range(kills - 1)]
         recovered.append(_kill_at_some_moment(chance, server, output, all_tasks=NUM_SHORT + 3))
         server.start()
         assert server.end() == 0, server.log.read_text()
@@ -149,7 +152,7 @@ def test_kills_at_random_moments_lose_nothing_and_double_nothing(
     _assert_nothing_is_left(output)
     (done,) = output.glob("runs/*/_SUCCESS")
     assert json.loads(done.with_name("summary.json").read_text())["num_recordings"] == NUM_SHORT + 3
-    _tell("echo", KILLS, [seconds for seconds in recovered if seconds is not None])
+    _tell(f"echo, {executors} scheduling", kills, [seconds for seconds in recovered if seconds is not None])
 
 
 def test_kills_of_the_real_job_lose_nothing_and_double_nothing(
