@@ -122,7 +122,9 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
         tables += [*measure_skew(settings), tail_table(), shards_table(measure_shards())]
     if "actors" in settings.parts:
         actors = measure_actors(settings)
-        tables += [actors_table(actors), *([driver_table(fit_driver(actors))] if 1 in settings.actor_executors else [])]
+        tables.append(actors_table(actors))
+        if 1 in settings.actor_executors:
+            tables.append(driver_table(fit_driver(actors)))
     if "object_store" in settings.parts:
         tables.append(object_store_table(measure_object_store(settings.store_s)))
     if "plain_ray" in settings.parts:

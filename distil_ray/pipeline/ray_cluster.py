@@ -27,6 +27,7 @@ from distil_ray.pipeline.capacity import (
     allocate_cpus,
     available_cpus,
     cluster_address,
+    num_executors,
     require_actor_capacity,
 )
 from distil_ray.pipeline.worker_state import WorkerState
@@ -227,9 +228,10 @@ class WorkerStates:
         internal_kv._internal_kv_del(self._prefix, del_by_prefix=True)
 
 
-def is_client() -> bool:
-    """Returns whether this process is connected through `ray://`, as a client of the driver."""
-    return bool(ray.util.client.ray.is_connected())  # type: ignore[no-untyped-call]
+def count_executors(resources: ResourcesConfig, actors: int, num_tasks: int) -> int:
+    """Returns `capacity.num_executors`, for this connection: one through `ray://` has one process that schedules."""
+    is_client = ray.util.client.ray.is_connected()  # type: ignore[no-untyped-call]
+    return 1 if is_client else num_executors(resources, actors, num_tasks)
 
 
 def node_resources() -> list[Node]:

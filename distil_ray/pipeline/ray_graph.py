@@ -28,13 +28,13 @@ from ray.data.block import BlockMetadata
 from distil_ray.errors import RunError
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import list_attempts
-from distil_ray.pipeline.capacity import MIB, actor_cpus, actor_memory_bytes, num_actors, num_executors
+from distil_ray.pipeline.capacity import MIB, actor_cpus, actor_memory_bytes, num_actors
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.graph_execution import DividedExecution, GraphExecution, LocalExecution
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import WorkerStates, alive_nodes, is_client, node_resources
+from distil_ray.pipeline.ray_cluster import WorkerStates, alive_nodes, count_executors, node_resources
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
@@ -106,7 +106,7 @@ def run_graph(
 
 def _start(run: Run, plan: Plan, actors: int, transcriber: type, on_message: Callable[[str], None]) -> GraphExecution:
     """Starts the graph: in this process, or divided among as many as `resources.executors` says."""
-    number = 1 if is_client() else num_executors(run.config.resources, actors, plan.num_tasks)
+    number = count_executors(run.config.resources, actors, plan.num_tasks)
     tasks = list(enumerate(plan.tasks["task_id"].to_pylist()))
     if number == 1:
         source = PlanDatasource(tasks, plan.secret_uris)
@@ -241,7 +241,8 @@ def _set_context(context: DataContext, run: Run, num_executors: int) -> None:
     part_bytes = run.part_audio_s * SAMPLE_RATE * BYTES_PER_SAMPLE
     context.target_max_block_size = max(MIB, int(part_bytes / 8))  # every part is a Ray block of its own
     context.target_min_block_size = 0
-    context.override_object_store_memory_limit_fraction = STORE_SHARE / num_executors
+    if num_executors > 1:
+        context.override_object_store_memory_limit_fraction = STORE_SHARE / num_executors
     context.preserve_order = False  # a slow block must not delay those behind it
     context.max_errored_blocks = 0  # Ray would drop the rows of a failed block silently
     context.actor_init_retry_on_errors = True

@@ -36,7 +36,6 @@ from distil_ray.pipeline.capacity import (
     cluster_address,
     describe_memory_excess,
     num_actors,
-    num_executors,
     starts_local_ray,
 )
 from distil_ray.pipeline.committed_files import CommittedFiles
@@ -202,7 +201,8 @@ def _run_graph(
         resources = run.config.resources
         nodes = ray_cluster.node_resources()
         actors = num_actors(resources, nodes)
-        _log_cluster(description, nodes, actors, num_executors(resources, actors, plan.num_tasks), resources, console)
+        executors = ray_cluster.count_executors(resources, actors, plan.num_tasks)
+        _log_cluster(description, nodes, actors, executors, resources, console)
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
         warnings = _WarningLog(console, {each.reason for each in dtypes if each.reason})  # actors state them too

@@ -22,6 +22,23 @@ LOGITS_COPIES = 15  # of the logits of a step, float32
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "int8": 4}  # of caches and activations
 
 
+def bytes_of_slot(
+    width: int, layers: int, window_positions: int, text_positions: int, keeps_states: bool, bytes_each: int
+) -> int:
+    """Returns the bytes of the caches of one chunk.
+
+    Args:
+        width: d_model.
+        layers: Of the decoder, each with a key and a value for a position of a text.
+        window_positions: Encoder positions, with a key and a value in each layer or, with `keeps_states`, one vector.
+        text_positions: Of all texts of the chunk.
+        keeps_states: The cache has hidden states instead of keys and values.
+        bytes_each: Of a number.
+    """
+    vectors = 2 * layers
+    return width * ((1 if keeps_states else vectors) * window_positions + vectors * text_positions) * bytes_each
+
+
 def choose_cpu_slots(bytes_per_slot: int) -> int:
     """Returns the number of chunks of ``decoding.batch_size=auto`` on a CPU, given the bytes of the caches of one."""
     return max(1, min(CPU_SLOTS, CPU_CACHE_BYTES // bytes_per_slot))
@@ -51,19 +68,22 @@ def estimate_memory_mb(
         max_new_tokens: `decoding.max_new_tokens`; None: as many as the decoder has positions.
         part_audio_s: Audio of a part, in seconds.
     """
-    if dtype == "auto":
-        return max(
-            estimate_memory_mb(
-                config,
-                dtype=each,
-                batch_size=batch_size,
-                num_texts=num_texts,
-                has_assistant=has_assistant,
-                max_new_tokens=max_new_tokens,
-                part_audio_s=part_audio_s,
-            )
-            for each in ("float32", "bfloat16")
-        )
+    dtypes = ("float32", "bfloat16") if dtype == "auto" else (dtype,)
+    return max(
+        _estimate(config, each, batch_size, num_texts, has_assistant, max_new_tokens, part_audio_s) for each in dtypes
+    )
+
+
+def _estimate(
+    config: Mapping[str, Any],
+    dtype: str,
+    batch_size: int | None,
+    num_texts: int,
+    has_assistant: bool,
+    max_new_tokens: int | None,
+    part_audio_s: float,
+) -> int:
+    """Returns what `estimate_memory_mb` does, for a number type other than auto."""
     width: int = config["d_model"]
     vocabulary: int = config["vocab_size"]
     bytes_each = DTYPE_BYTES[dtype]
@@ -72,9 +92,8 @@ def estimate_memory_mb(
     if max_new_tokens is not None:
         texts = min(texts, texts // 2 + max_new_tokens)  # a prompt has at most half of them
     texts += 16 * num_texts  # entries of texts that part
-    vectors = 2 * config["decoder_layers"]  # a key and a value for each layer
-    reads_states = dtype != "bfloat16" and num_texts == 1 and not has_assistant  # native/state_attention.py
-    slot_bytes: int = width * ((1 if reads_states else vectors) * windows + vectors * texts) * bytes_each
+    keeps_states = dtype != "bfloat16" and num_texts == 1 and not has_assistant  # native/state_attention.py
+    slot_bytes = bytes_of_slot(width, config["decoder_layers"], windows, texts, keeps_states, bytes_each)
     slots = batch_size or choose_cpu_slots(slot_bytes)
     window_mb = HIDDEN_COPIES * windows * width * bytes_each / MIB
     logits_mb = LOGITS_COPIES * slots * num_texts * vocabulary * 4 / MIB
@@ -99,9 +118,8 @@ def _weights_mb(config: Mapping[str, Any], dtype: str) -> float:
     vocabulary = config["vocab_size"] * width
     convolutions = 3 * width * (config["num_mel_bins"] + width)
     positions = (config.get("max_source_positions", 1500) + config.get("max_target_positions", 448)) * width
-    cross = 2 * square * decoder_layers  # keys and values of the cross-attention
     large = inner + 4 * square * encoder_layers + 3 * square * decoder_layers  # projections that int8 quantizes
-    small = 3 * square * decoder_layers + cross  # those that it leaves in float32
+    small = 5 * square * decoder_layers  # those that it leaves in float32
     others = convolutions + positions
     if dtype == "int8":
         return float(large + vocabulary + 4 * (small + others)) / MIB

@@ -25,8 +25,15 @@ from distil_ray.pipeline.planner import Plan, make_plan
 from distil_ray.readers.listing import list_recordings
 from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
+from tests.support.waiting import wait_until
 
 S = SAMPLE_RATE
+
+
+def assert_every_row_once(run: Run, plan: Plan) -> None:
+    """The output has one row for each listed recording."""
+    ledger = Ledger.read(run.config.output.uri, run.storage)
+    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
 
 
 class SlowTranscribe(EchoTranscribe):
@@ -112,8 +119,7 @@ def test_an_actor_that_dies_loses_and_doubles_nothing(
     with ray_cluster.connect_cluster(run.config.resources):
         rows = list(ray_graph.run_graph(run, plan, MortalTranscribe))
     assert [row["num_recordings"] for row in rows if row["committed"]] == [4]
-    ledger = Ledger.read(run.config.output.uri, run.storage)
-    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+    assert_every_row_once(run, plan)
 
 
 TWO_EXECUTORS = ("decoding.language=en", "resources.actors=2", "resources.executors=2", "plan.task_recordings=1")
@@ -126,8 +132,7 @@ def test_two_processes_share_the_tasks_and_the_recognizers(
     with ray_cluster.connect_cluster(run.config.resources):
         rows = list(ray_graph.run_graph(run, plan, SlowTranscribe))
     assert sorted(row["task_id"] for row in rows) == sorted(plan.tasks["task_id"].to_pylist())
-    ledger = Ledger.read(run.config.output.uri, run.storage)
-    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+    assert_every_row_once(run, plan)
     by_actor = Counter(row["device"].split()[0] for row in rows)
     assert sorted(by_actor.values()) == [12, 13]
     assert 2 in {row["actors_alive"] for row in rows}
@@ -140,13 +145,6 @@ def processes_alive() -> list[int]:
     return [one["Pid"] for one in actors if one["ActorClassName"] == "_ExecutorProcess" and one["State"] == "ALIVE"]
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
-    end_s = time.monotonic() + seconds
-    while not (holds := condition()) and time.monotonic() < end_s:
-        time.sleep(0.1)
-    return holds
-
-
 def test_a_recognizer_of_one_process_that_dies_loses_and_doubles_nothing(
     local_ray: None, planned: Callable[..., tuple[Run, Plan]]
 ) -> None:
@@ -154,8 +152,7 @@ def test_a_recognizer_of_one_process_that_dies_loses_and_doubles_nothing(
     with ray_cluster.connect_cluster(run.config.resources):
         rows = list(ray_graph.run_graph(run, plan, MortalTranscribe))
     assert [row["num_recordings"] for row in rows if row["committed"]] == [1] * 6
-    ledger = Ledger.read(run.config.output.uri, run.storage)
-    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+    assert_every_row_once(run, plan)
 
 
 def test_a_process_that_is_killed_ends_the_run_and_the_next_one_does_the_rest(
@@ -168,14 +165,13 @@ def test_a_process_that_is_killed_ends_the_run_and_the_next_one_does_the_rest(
         os.kill(processes_alive()[0], signal.SIGKILL)
         with pytest.raises(RunError, match="Ray ended the run"):
             list(rows)
-        assert wait_for(lambda: not processes_alive()), "the other one ends, too"
+        wait_until(lambda: not processes_alive())  # the other one ends, too
         ledger = Ledger.read(run.config.output.uri, run.storage)
         assert 0 < len(ledger.missing(plan.listed_keys)) < 20
         listing = list_recordings(run.config.input, run.storage)
         rest = make_plan(listing, ledger, run.fingerprint, run.config.plan, run.plan_uri, run.storage)
         list(ray_graph.run_graph(run, rest, EchoTranscribe))
-    ledger = Ledger.read(run.config.output.uri, run.storage)
-    assert len(ledger.missing(plan.listed_keys)) == len(ledger.duplicates()) == 0
+    assert_every_row_once(run, plan)
 
 
 class UnloadableTranscribe(EchoTranscribe):
@@ -190,7 +186,7 @@ def test_an_error_of_a_process_is_that_of_the_run(local_ray: None, planned: Call
     told = pytest.raises(RunError, match=r"^no recognizer could be started with model\.name=.*no such weights")
     with ray_cluster.connect_cluster(run.config.resources), told:
         list(ray_graph.run_graph(run, plan, UnloadableTranscribe))
-    assert wait_for(lambda: not processes_alive())
+    wait_until(lambda: not processes_alive())
 
 
 def test_a_gpu_that_is_not_there_is_reported_at_once(local_ray: None) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distil_ray.recognition.memory_estimate import bytes_of_slot
 from distil_ray.recognition.native.attention import (
     DenseAttention,
     LengthAwareAttention,
@@ -154,10 +155,14 @@ class Decoder:
 
     def bytes_per_slot(self, num_texts: int = 1) -> int:
         """Returns the bytes of one slot of the cache for `num_texts` texts."""
-        width, vectors = self.heads * self.head_size, 2 * len(self._layers)  # a key and a value for each layer
-        window_vectors = 1 if self._reads_states else vectors
-        numbers: int = vectors * num_texts * self.cache_positions + window_vectors * self.max_encoder_positions
-        return width * numbers * self.dtype.itemsize
+        return bytes_of_slot(
+            self.heads * self.head_size,
+            len(self._layers),
+            self.max_encoder_positions,
+            num_texts * self.cache_positions,
+            self._reads_states,
+            self.dtype.itemsize,
+        )
 
     @torch.inference_mode()
     def add_silence(self, hidden: Tensor) -> None:
