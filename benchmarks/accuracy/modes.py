@@ -25,6 +25,7 @@ _CONDITIONED: Options = {"decoding.condition_on_previous_text": True}
 _OVERLAP: Options = {"chunking.strategy": "overlap"}
 _FULL: Options = {"chunking.window": "full"}
 _BEAMS: Options = {"decoding.num_beams": 5}
+_LEAST_RISK: Options = _BEAMS | {"decoding.beam_selection": "minimum_bayes_risk"}
 _FALLBACK: Options = {"decoding.temperatures": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 
 _FLOAT32: Options = {"model.dtype": "float32"}  # as the other programs
@@ -35,11 +36,13 @@ OWN_MODES: dict[str, Options] = {
     "quiet-full": _FULL,
     "quiet-fallback": _FALLBACK,
     "quiet-beams": _BEAMS,
+    "quiet-beams-risk": _LEAST_RISK,
     "quiet-beams-times": _BEAMS | _TIMES,
     "quiet-beams-full": _BEAMS | _FULL,
     "vad": _VAD,
     "vad-times": _VAD | _TIMES,
     "vad-beams": _BEAMS | _VAD,
+    "vad-beams-risk": _LEAST_RISK | _VAD,
     "overlap": _OVERLAP,
     "sequential": _SEQUENTIAL,
     "sequential-conditioned": _SEQUENTIAL | _CONDITIONED,

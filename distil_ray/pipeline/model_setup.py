@@ -293,6 +293,7 @@ _CONTROLS = {
     "prefix": ("prefix", "null"),
     "hallucination_silence_threshold_s": ("drops_hallucinations", "null"),
     "num_beams": ("beam_search", "1"),
+    "beam_selection": ("beam_selection", "score"),
     "best_of": ("best_of", "1"),
 }
 

@@ -253,6 +253,7 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         condition_on_previous_text=config.decoding.condition_on_previous_text,
         num_beams=config.decoding.num_beams,
         length_penalty=config.decoding.length_penalty,
+        beam_selection=config.decoding.beam_selection,
         best_of=config.decoding.best_of,
     )
 

@@ -56,6 +56,7 @@ class RecognizerOptions:
     speculative: str = "auto"  # on | off | auto; applies with an assistant
     num_beams: int = 1  # of beam search at temperature 0; 1: greedy decoding
     length_penalty: float = 1.0  # of beam search: scores are divided by the length to this power
+    beam_selection: str = "score"  # score | minimum_bayes_risk; which of the finished beams is the text
     best_of: int = 1  # samples of a chunk at temperatures above 0
     # OpenAI's temperature fallback: the next temperature is tried if the text is too repetitive or unlikely
     temperatures: tuple[float, ...] = (0.0,)  # 0 (greedy) comes first; alone: no fallback

@@ -42,6 +42,7 @@ class RecognizerCapabilities:
         returns_tokens: `Hypothesis.tokens` are Whisper's tokens, by which overlapping chunks can be merged.
         temperature_fallback: It supports more than one of ``decoding.temperatures``.
         beam_search: It follows ``decoding.num_beams`` and ``decoding.length_penalty``.
+        beam_selection: It follows ``decoding.beam_selection``.
         long_form_beam_search: It does so with ``chunking.strategy=sequential`` too.
         best_of: It follows ``decoding.best_of``.
         speculative: It accepts ``model.assistant`` (as a third argument of its class).
@@ -73,6 +74,7 @@ class RecognizerCapabilities:
     returns_tokens: bool = False
     temperature_fallback: bool = False
     beam_search: bool = False
+    beam_selection: bool = False
     long_form_beam_search: bool = False
     best_of: bool = False
     speculative: bool = False
@@ -123,6 +125,7 @@ NATIVE = RecognizerSpec(
         prompts=True,
         temperature_fallback=True,
         beam_search=True,
+        beam_selection=True,
         long_form_beam_search=True,
         best_of=True,
         speculative=True,

@@ -1,4 +1,4 @@
-"""Beam search as transformers does it: several texts of each chunk grow together, and the best one is returned.
+"""Beam search as transformers does it: several texts of each chunk grow together, and one is returned.
 
 In each step every running beam is continued by every token. Of all continuations the best 2 N count, for N beams: those
 among the first N that end, by the end token or by the limit of tokens, compete for the N places of finished texts; the
@@ -6,7 +6,8 @@ best N that do not end run on. A chunk has ended once N texts are finished and t
 as if it ended now, is not better than the worst of them, or at the limit. That is `early_stopping=False`.
 
 The score of a running beam is the sum of its log-probabilities; that of a finished text is divided by its number of
-tokens, the end token included, to the power of the length penalty. As in transformers, these log-probabilities are
+tokens, the end token included, to the power of the length penalty. The finished text with the best score is returned,
+or that with the fewest expected errors (`minimum_bayes_risk.py`). As in transformers, these log-probabilities are
 those of the distribution before the decoding rules, which only exclude tokens. `DecodingResult.sum_logprob`, which
 thresholds are made for, is the one after the rules, as in greedy decoding; both are kept. All of it is float32, in the
 order of operations of transformers. Nothing waits for the device but `poll` and `results`.
@@ -25,6 +26,7 @@ from distil_ray.recognition.native.branch_table import BranchTable
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.device import copy_async
 from distil_ray.recognition.native.logits_rules import RuleState
+from distil_ray.recognition.native.minimum_bayes_risk import least_risk
 
 EXCLUDED = -1e9  # added to a score that must not be chosen; transformers' number
 NUM_GROUPS = 1024  # of the vocabulary, about, in the search for the best tokens
@@ -93,6 +95,7 @@ class BeamState:
         length_penalty: float,
         max_tokens: int,
         eot: int,
+        selection: str = "score",
     ) -> None:
         """Creates slots without texts.
 
@@ -103,6 +106,7 @@ class BeamState:
             length_penalty: Exponent of the length by which scores of finished texts are divided.
             max_tokens: Largest number of tokens of a text, the end token included.
             eot: The end token.
+            selection: Which finished text is returned: "score" or "minimum_bayes_risk".
         """
         device, slots = rules.latest.device, len(rules.latest) // num_beams
 
@@ -110,7 +114,7 @@ class BeamState:
             return torch.zeros(slots, *shape, dtype=dtype, device=device)
 
         self.rules, self._branches, self._num_beams = rules, branches, num_beams
-        self._length_penalty, self._eot = length_penalty, eot
+        self._length_penalty, self._selection, self._eot = length_penalty, selection, eot
         self._prompt_lengths, self._count, self._limit = zeros(), zeros(), zeros()  # tokens of running beams; all alike
         self._no_speech_prob = zeros(dtype=torch.float32)
         self._ended = torch.ones(slots, dtype=torch.bool, device=device)
@@ -208,6 +212,7 @@ class BeamState:
         for finished, running in pairs:
             finished[slot, 0] = torch.where(ended, finished[slot, 0], running[slot, 0])
         self._finished_lengths[slot, 0] = torch.where(ended, self._finished_lengths[slot, 0], num)
+        self._is_finished[slot] &= ended  # of a slot that is truncated, only the first text counts
         self._ended[slot] = True
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -232,26 +237,43 @@ class BeamState:
         return list(map(bool, copied[:, 0])), copied[:, 1].tolist(), copied[:, 2:]
 
     def results(self, slots: Sequence[int]) -> list[DecodingResult]:
-        """Returns the best finished text of each of `slots`."""
-        where = torch.tensor(slots, device=self._count.device)
-        lengths, no_speech = (column[where].tolist() for column in (self._finished_lengths[:, 0], self._no_speech_prob))
-        tokens = self._finished_tokens[where, 0, : max(lengths)].tolist()
-        logprobs = self._finished_logprobs[where, 0, : max(lengths)].double()
+        """Returns the chosen text of each of `slots`."""
+        no_speech = self._no_speech_prob[torch.tensor(slots, device=self._count.device)].tolist()
         found = []
-        for row, length in enumerate(lengths):
-            text = tokens[row][:length]
-            ended = text[-1] == self._eot
-            sum_logprob = float(logprobs[row, :length].sum())
-            written = tuple(text[:-1] if ended else text)
-            found.append(DecodingResult(written, sum_logprob, no_speech[row], ended))
+        for (tokens, logprobs), probability in zip(self._chosen(slots), no_speech, strict=True):
+            ended = tokens[-1] == self._eot
+            written = tuple(tokens[:-1] if ended else tokens)
+            found.append(DecodingResult(written, float(logprobs.sum()), probability, ended))
         return found
 
     def probabilities(self, slots: Sequence[int]) -> list[list[float]]:
         """Returns the probability of each token of the results."""
+        return [
+            logprobs.float().exp()[: len(tokens) - (tokens[-1] == self._eot)].tolist()
+            for tokens, logprobs in self._chosen(slots)
+        ]
+
+    def _chosen(self, slots: Sequence[int]) -> list[tuple[list[int], Tensor]]:
+        """Returns the chosen text of each slot: tokens with the end token, and their log-probabilities (float64)."""
         where = torch.tensor(slots, device=self._count.device)
-        numbers = [len(result.tokens) for result in self.results(slots)]
-        rows = self._finished_logprobs[where, 0, : max(numbers)].exp().tolist()
-        return [row[:number] for row, number in zip(rows, numbers, strict=True)]
+        num_texts = 1 if self._selection == "score" else self._num_beams
+        lengths = self._finished_lengths[where, :num_texts].tolist()
+        num_tokens = max(map(max, lengths))
+        tokens = self._finished_tokens[where, :num_texts, :num_tokens].tolist()
+        logprobs = self._finished_logprobs[where, :num_texts, :num_tokens].cpu().double()
+        is_finished = self._is_finished[where, :num_texts].tolist()
+        chosen = []
+        for row, finished in enumerate(is_finished):
+            best = 0  # with the best score
+            # Beams are alike until there are as many continuations, and so may be finished texts.
+            texts = {tuple(tokens[row][i][: lengths[row][i]]): i for i in reversed(range(num_texts)) if finished[i]}
+            if len(texts) > 1:
+                numbers = sorted(texts.values())
+                words = [[token for token in tokens[row][i][: lengths[row][i]] if token < self._eot] for i in numbers]
+                best = numbers[least_risk(words, [float(logprobs[row, i, : lengths[row][i]].sum()) for i in numbers])]
+            end = lengths[row][best]
+            chosen.append((tokens[row][best][:end], logprobs[row, best, :end]))
+        return chosen
 
 
 def _select(texts: Tensor, indices: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.beam_search import BeamState, best_continuations
 from distil_ray.recognition.native.best_of import SampleState
 from distil_ray.recognition.native.branch_table import BranchTable
@@ -117,10 +118,12 @@ class HypothesesLoop(SlotLoop):
 class BeamLoop(HypothesesLoop):
     """Beam search for each chunk."""
 
-    def __init__(self, parts: LoopParts, cache: KVCache, num_beams: int, length_penalty: float) -> None:
+    def __init__(self, parts: LoopParts, cache: KVCache, options: RecognizerOptions) -> None:
+        num_beams, penalty = options.num_beams, options.length_penalty
         super().__init__(parts, cache, num_beams)
         rules = parts.rules.new_state(cache.slots * num_beams)
-        self._state = BeamState(rules, self._branches, num_beams, length_penalty, self._max_tokens, self._eot)
+        limits = (self._max_tokens, self._eot)
+        self._state = BeamState(rules, self._branches, num_beams, penalty, *limits, options.beam_selection)
 
     @property
     def _rows(self) -> BeamState:

@@ -424,7 +424,7 @@ class NativeRecognizer:
             elif is_sampled:
                 self._loops[key] = BestOfLoop(self._parts, self._cache, num_texts)
             else:
-                self._loops[key] = BeamLoop(self._parts, self._cache, num_texts, options.length_penalty)
+                self._loops[key] = BeamLoop(self._parts, self._cache, options)
         return self._loops[key]
 
     def _choose_methods(self) -> tuple[str | None, ...]:

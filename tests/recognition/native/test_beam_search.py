@@ -1,12 +1,14 @@
 """The bookkeeping of beam search beside a plain search and an exhaustive one, over a tiny vocabulary."""
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
 
 import pytest
 import torch
+from rapidfuzz.distance import Levenshtein
 
 from distil_ray.recognition.native.beam_search import BeamState, best_continuations, top_values
 from distil_ray.recognition.native.branch_table import BranchTable
@@ -14,8 +16,8 @@ from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from tests.whisper.small import VOCAB_SIZE, small_tokens
 
-EOT = 0
 WORDS = 4  # ids, the end token included
+EOT = 3  # the last one, as in Whisper, whose times follow it
 LARGEST = 12  # tokens of a text
 
 Model = Callable[[tuple[int, ...]], list[float]]  # a text to the log-probabilities of its next token
@@ -53,7 +55,7 @@ def exhaustive_search(model: Model, limit: int, penalty: float) -> tuple[int, ..
     """Returns the same for the best of all texts."""
     best: tuple[float, tuple[int, ...]] = (float("-inf"), ())
     for length in range(1, limit + 1):
-        for words in itertools.product(range(1, WORDS), repeat=length - 1):
+        for words in itertools.product(range(EOT), repeat=length - 1):
             for last in range(WORDS) if length == limit else (EOT,):
                 text = (*words, last)
                 score = sum(model(text[:at])[token] for at, token in enumerate(text)) / length**penalty
@@ -62,14 +64,19 @@ def exhaustive_search(model: Model, limit: int, penalty: float) -> tuple[int, ..
 
 
 def search(
-    models: Sequence[Model], num_beams: int, limits: Sequence[int], penalty: float, prompt: int = 3
+    models: Sequence[Model],
+    num_beams: int,
+    limits: Sequence[int],
+    penalty: float,
+    selection: str = "score",
+    prompt: int = 3,
 ) -> list[DecodingResult]:
     """Returns the results of chunks that are decoded side by side, in slots that had other chunks before."""
     slots = len(models)
     rules = LogitsRules(small_tokens(), VOCAB_SIZE, False, torch.device("cpu"))
     capacity = num_beams * (prompt + LARGEST) + num_beams
     branches = BranchTable(slots, num_beams, capacity, torch.device("cpu"))
-    state = BeamState(rules.new_state(slots * num_beams), branches, num_beams, penalty, LARGEST, EOT)
+    state = BeamState(rules.new_state(slots * num_beams), branches, num_beams, penalty, LARGEST, EOT, selection)
     rows = torch.arange(slots)
     for turn in (models[::-1], models):
         state.start_rows(rows, torch.full((slots,), prompt), torch.zeros(slots), torch.tensor(limits))
@@ -120,19 +127,49 @@ def test_the_sum_of_logprobs_is_that_after_the_rules() -> None:
     assert other.sum_logprob == pytest.approx(found.sum_logprob, rel=1e-5)
 
 
-def test_a_truncated_chunk_has_the_first_tokens_of_its_best_beam() -> None:
+def test_the_text_of_minimum_bayes_risk_has_the_fewest_expected_edits_of_all_finished_texts() -> None:
+    """All texts are finished, so that risks follow from the probabilities of the model."""
+    differs = False
+    for seed in range(8):
+        model, limit, num_beams = random_model(seed), 3, WORDS**3
+        texts = [
+            (*words, last)
+            for length in range(1, limit + 1)
+            for words in itertools.product(range(EOT), repeat=length - 1)
+            for last in (range(WORDS) if length == limit else (EOT,))
+        ]
+        logprobs = [
+            sum(float(torch.tensor(model(text[:at])).log_softmax(dim=0)[token]) for at, token in enumerate(text))
+            for text in texts
+        ]
+        written = [tuple(token for token in text if token != EOT) for text in texts]
+        weights = [math.exp(logprob) for logprob in logprobs]
+        risks = [
+            sum(weight * Levenshtein.distance(one, two) for two, weight in zip(written, weights, strict=True))
+            for one in written
+        ]
+        (found,) = search([model], num_beams, [limit], 1.0, "minimum_bayes_risk")
+        at = texts.index((*found.tokens, *[EOT] * found.ended))
+        assert risks[at] == pytest.approx(min(risks), rel=1e-4)
+        assert found.sum_logprob == pytest.approx(logprobs[at], rel=1e-4)
+        differs |= search([model], num_beams, [limit], 1.0)[0].tokens != found.tokens
+    assert differs
+
+
+@pytest.mark.parametrize("selection", ["score", "minimum_bayes_risk"])
+def test_a_truncated_chunk_has_the_first_tokens_of_its_best_beam(selection: str) -> None:
     rules = LogitsRules(small_tokens(), VOCAB_SIZE, False, torch.device("cpu"))
-    state = BeamState(rules.new_state(4), BranchTable(2, 2, 40, torch.device("cpu")), 2, 1.0, 9, EOT)
+    state = BeamState(rules.new_state(4), BranchTable(2, 2, 40, torch.device("cpu")), 2, 1.0, 9, EOT, selection)
     rows = torch.arange(2)
     state.start_rows(rows, torch.tensor([1, 1]), torch.zeros(2), torch.tensor([8, 2]))
-    scores = torch.tensor([[-9.0, -0.1, -3.0, -4.0]]).expand(4, -1)
+    scores = torch.tensor([[-0.1, -3.0, -4.0, -9.0]]).expand(4, -1)
     for _ in range(4):
         state.append(rows, best_continuations(scores, 2, 4), 8, 40)
     state.truncate(0, 3)
     state.truncate(1, 1)  # it had ended
     first, second = state.results([0, 1])
-    assert first.tokens == (1, 1, 1) and not first.ended
-    assert second.tokens == (1, 1) and not second.ended
+    assert first.tokens == (0, 0, 0) and not first.ended
+    assert second.tokens == (0, 0) and not second.ended
     assert len(state.probabilities([0])[0]) == 3
 
 
@@ -141,7 +178,7 @@ def test_a_chunk_that_has_ended_may_be_longer_than_all_that_have_not() -> None:
     rules = LogitsRules(small_tokens(), VOCAB_SIZE, False, torch.device("cpu"))
     state = BeamState(rules.new_state(4), BranchTable(2, 2, 40, torch.device("cpu")), 2, 1.0, 9, EOT)
     rows, one = torch.arange(2), torch.ones(2, dtype=torch.long)
-    found = best_continuations(torch.tensor([[-9.0, -0.1, -3.0, -4.0]]).expand(4, -1), 2, 4)
+    found = best_continuations(torch.tensor([[-0.1, -3.0, -4.0, -9.0]]).expand(4, -1), 2, 4)
     state.start_rows(rows, one, torch.zeros(2), 6 * one)
     for _ in range(6):
         state.append(rows, found, 6, 40)
@@ -150,7 +187,7 @@ def test_a_chunk_that_has_ended_may_be_longer_than_all_that_have_not() -> None:
     for number in (1, 2):
         state.append(rows, found, number, 10)
     assert state.results([0]) == before
-    assert state.results([1])[0].tokens == (1, 1)
+    assert state.results([1])[0].tokens == (0, 0)
 
 
 @pytest.mark.parametrize("columns", [7, 3000, 51_865])

@@ -164,7 +164,7 @@ def test_nothing_but_the_poll_waits_for_the_device(
     if num_texts == 1:
         loop = decoding_loop.DecodingLoop(parts, cache, print)
     elif temperature == 0.0:
-        loop = hypotheses_loop.BeamLoop(parts, cache, num_texts, 1.0)
+        loop = hypotheses_loop.BeamLoop(parts, cache, RecognizerOptions(num_beams=num_texts))
     else:
         loop = hypotheses_loop.BestOfLoop(parts, cache, num_texts)
     monkeypatch.setattr(TaskGroup, "stage", lambda group, _: StagedBatch(torch.zeros(4, 82_000, device=device), 600))
