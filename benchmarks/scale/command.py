@@ -163,7 +163,7 @@ def name_request(request: Request, key: str) -> str:
         is_header = kind_of(request) is Kind.RANGED_GET and _range_size(request) == HEAD_BYTES
         return f"{number}/{HEADERS if is_header else 'listing' if request.is_listing else 'input'}"
     folder = rest.split("/")[2:3] if rest.startswith("runs/") and rest.count("/") > 2 else [rest.split("/")[0]]
-    known = {"plan", "parts", "attempts", "indexes", TRANSCRIPTS}
+    known = {"plan", "parts", "indexes", TRANSCRIPTS}
     return f"{number}/{folder[0] if folder and folder[0] in known else 'run files'}"
 
 

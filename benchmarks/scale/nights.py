@@ -202,7 +202,7 @@ def main() -> None:
     nights, new, changed, deleted = map(int, numbers)
     config = load_config(path, [])
     source = _Input(Path(folder))
-    replace_ray(setattr, counts_attempts=True)
+    replace_ray(setattr)
     vars(fault_isolation)["StatePublisher"] = _Unpublished
     phases = _Phases()
     answers = sys.stdout

@@ -2,8 +2,8 @@
 
     python -m benchmarks.scale.run CONFIG.yaml …
 
-The stages are called one after the other in this process, the transcribe stage with the count of attempts around it, so
-that every request of the job to the store is sent. Only requests of Ray itself are missing; it sends none.
+The stages are called one after the other in this process. They send every request of the job to the store; neither Ray
+nor the count of attempts sends any.
 """
 
 import sys
@@ -19,7 +19,6 @@ from distil_ray.output.run_context import Run
 from distil_ray.pipeline import ray_cluster, ray_graph, runner
 from distil_ray.pipeline.capacity import Node
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
@@ -27,30 +26,15 @@ from distil_ray.pipeline.write_stage import write_parts
 NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
 
-class Here:
-    """The identity of this process as a recognizer's (`attempts.WorkerIdentity`)."""
-
-    def node(self) -> str:
-        return "here"
-
-    def worker(self) -> str:
-        return "0"
-
-    def is_lost(self, node: str) -> bool:
-        return False
-
-
-def replace_ray(set_attribute: Callable[[Any, str, Any], object], *, counts_attempts: bool) -> None:
+def replace_ray(set_attribute: Callable[[Any, str, Any], object]) -> None:
     """Replaces the Ray Data graph by the stages themselves, and the cluster by `NODE`.
 
     Args:
         set_attribute: Called with (module, name, replacement); `setattr`, or what restores the module later.
-        counts_attempts: Call the transcribe stage through `FaultIsolatedStage`, as actors do.
     """
 
     def run_stages(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
-        stage = transcriber or TranscribeStage
-        transcribe = FaultIsolatedStage(stage, run, Here()) if counts_attempts else stage(run)
+        transcribe = (transcriber or TranscribeStage)(run)
         for number, name in enumerate(plan.tasks["task_id"].to_pylist()):
             (pointer,) = ray_graph._task_pointer(number, name, plan.secret_uris.get(number, {}))
             for part in decode_tasks(pointer, run):
@@ -63,7 +47,7 @@ def replace_ray(set_attribute: Callable[[Any, str, Any], object], *, counts_atte
 
 
 def main() -> int:
-    replace_ray(setattr, counts_attempts=True)
+    replace_ray(setattr)
     codes = [runner.transcribe(load_config(path, []), Console(), NullTranscribeStage) for path in sys.argv[1:]]
     return max(codes, default=0)
 

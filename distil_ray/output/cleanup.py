@@ -2,7 +2,7 @@
 
 - Temporary files on disks (`storage/atomic_files.py`) are removed if the process in their name is dead, or, where that
   is unknown, if they are older than `output.lease_s`.
-- Run folders of other runs lose their temporary folders (parts, attempts). While the lease is held, these runs have
+- Run folders of other runs lose their results of parts. While the lease is held, these runs have
   ended, except one that lost its lease by force: its files are removed when they are older than `output.lease_s`.
 
 None of these files is read as data; the removal only frees space.
@@ -11,7 +11,7 @@ None of these files is read as data; the removal only frees space.
 import time
 from collections import defaultdict
 
-from distil_ray.output.run_context import RUNS_FOLDER, TEMP_DIRS
+from distil_ray.output.run_context import PARTS_FOLDER, RUNS_FOLDER
 from distil_ray.storage.atomic_files import TEMPORARY, temporary_writer
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.uris import is_remote, join
@@ -43,11 +43,11 @@ def remove_orphans(
             if _is_orphan(path[-1], entry, oldest):
                 storage.delete_file(entry.uri)
                 num_temporary += 1
-        elif len(path) > 3 and path[0] == RUNS_FOLDER and path[1] != run_id and path[2] in TEMP_DIRS:
+        elif len(path) > 3 and path[0] == RUNS_FOLDER and path[1] != run_id and path[2] == PARTS_FOLDER:
             orphans[join(output_uri, *path[:3])].append(entry)
         elif len(path) == 3 and path[0] == RUNS_FOLDER and path[1] != run_id and is_disk:
-            for name in TEMP_DIRS:  # on disks, folders remain when their files are gone
-                orphans[join(output_uri, RUNS_FOLDER, path[1], name)].extend(())
+            # On disks, folders remain when their files are gone.
+            orphans[join(output_uri, RUNS_FOLDER, path[1], PARTS_FOLDER)].extend(())
     for folder, entries in orphans.items():
         is_forced_out = folder.split("/")[-2] == forced_from
         if not is_forced_out or all(_is_older(entry, oldest) for entry in entries):

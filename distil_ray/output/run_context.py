@@ -27,7 +27,7 @@ from distil_ray.types import SAMPLE_RATE
 RUNS_FOLDER = "runs"  # below the output: one folder per run
 SUCCESS_FILE = "_SUCCESS"  # in a run's folder: every listed recording has its row
 DELETED_SOURCES_FILE = "deleted_sources.csv"  # in a run's folder: rows whose recordings are no longer listed
-TEMP_DIRS = ("parts", "attempts")  # in a run's folder: temporary files of an attempt; deleted at its end
+PARTS_FOLDER = "parts"  # in a run's folder: results of parts until their task is complete; deleted at the end
 
 # Part of the fingerprint. Increase it whenever the code changes transcripts for the same settings.
 RECOGNITION_VERSION = 5
@@ -169,7 +169,7 @@ class Run:
 
     def parts_uri(self, task_id: str) -> str:
         """Returns the folder in which the results of a task's parts are stored until all are there."""
-        return join(self.folder_uri, "parts", task_id)
+        return join(self.folder_uri, PARTS_FOLDER, task_id)
 
 
 def new_run_id() -> str:

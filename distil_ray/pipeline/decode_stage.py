@@ -2,8 +2,9 @@
 
 The recordings of a task are decoded one by one in the decoder subprocess. A task leaves the stage in parts of at most
 `Run.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
-next ones are fetched to local disk. A task whose file is in the output already (a retry after the death of a node) is
-not decoded again: its only part has no audio. A defect of a recording raises nothing; it is in its `DecodedRecording`.
+next ones are fetched to local disk. A task that is repeated (after the death of a node) and whose file is in the output
+already is not decoded again: its only part has no audio. A defect of a recording raises nothing; it is in its
+`DecodedRecording`.
 """
 
 import tempfile
@@ -35,19 +36,26 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Prompt, Recording
 
 
-def decode_tasks(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
-    """Turns rows of POINTER (`secret_uris` may be missing) into rows of PART. Yields one table per part."""
+def decode_tasks(tasks: pa.Table, run: Run, is_retry: Callable[[], bool] = lambda: False) -> Iterator[pa.Table]:
+    """Decodes tasks of the plan.
+
+    Args:
+        tasks: Rows of POINTER (`secret_uris` may be missing).
+        run: The run.
+        is_retry: Returns whether this call repeats an earlier one, so that a task may have its file already.
+
+    Yields:
+        Tables of one row of PART.
+    """
+    may_be_committed = is_retry()
     for pointer in tasks.to_pylist():
-        yield from _decode_task(pointer["task_id"], pointer["row_group"], dict(pointer.get("secret_uris") or ()), run)
-
-
-def _decode_task(task_id: str, row_group: int, secret_uris: Mapping[int, str], run: Run) -> Iterator[pa.Table]:
-    if run.storage.stat(run.task_uri(task_id)) is not None:
-        yield _PartBuilder(task_id, row_group).finish(is_last=True, already_committed=True)
-        return
-    rows = read_task(run.plan_uri, row_group, run.storage)
-    fetched = fetch_recordings(parse_recordings(rows), secret_uris, run)
-    yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows))
+        task_id, row_group = pointer["task_id"], pointer["row_group"]
+        if may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None:
+            yield _PartBuilder(task_id, row_group).finish(is_last=True, already_committed=True)
+            continue
+        rows = read_task(run.plan_uri, row_group, run.storage)
+        fetched = fetch_recordings(parse_recordings(rows), dict(pointer.get("secret_uris") or ()), run)
+        yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows))
 
 
 def fetch_recordings(

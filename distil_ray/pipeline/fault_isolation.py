@@ -5,10 +5,6 @@ processes before, its recordings are retried individually. Each attempt is count
 still fails gets the error kind `worker_crash`, `inference_timeout` or `inference_error`. Without this, Ray would give a
 part that kills its process to one new actor after the other, without end.
 
-In the normal case the count costs no time: it is stored while the part is recognized. Only a process that has not
-finished a part yet waits for it. That is sufficient, because a death starts a new process, which gets the same part
-first. A part that kills faster than its count is stored is therefore tried once more than the settings say.
-
 A recognizer that hangs in native code cannot be ended by an exception, so `time_limit` ends the whole process. It has
 two timers. A thread records a reason, prints the stack of every thread and kills the process. If the hanging code holds
 the interpreter's lock, so that no thread runs, Python's own timer, which needs no lock, ends the process `GRACE_S`
@@ -24,7 +20,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,7 +28,7 @@ import pyarrow as pa
 
 from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, WorkerIdentity
+from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, KeyValueStore, WorkerIdentity
 from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually
 from distil_ray.pipeline.part_time_limit import PartTimeLimits
 from distil_ray.pipeline.worker_state import StatePublisher, WorkerState
@@ -83,6 +78,7 @@ class FaultIsolatedStage:
         transcriber: type,
         run: Run,
         identity: WorkerIdentity,
+        records: KeyValueStore,
         publish: Callable[[WorkerState], None] = lambda _: None,
     ) -> None:
         """Loads the recognizer in this process.
@@ -91,14 +87,13 @@ class FaultIsolatedStage:
             transcriber: `TranscribeStage`, or a callable class with the same interface.
             run: The run.
             identity: Identity of this process in the cluster.
+            records: Where the attempts of the run are counted.
             publish: Stores the state of this process for the driver's progress display.
         """
         self._state = StatePublisher(publish)
-        self._attempts = Attempts(run, identity)
+        self._attempts = Attempts(records, identity, run.config.resources.max_attempts)
         self._transcribe = self._load(transcriber, run, identity.worker())
         self._limits = PartTimeLimits(run.config.resources)
-        self._counting = ThreadPoolExecutor(2, thread_name_prefix="attempts")
-        self._has_finished_part = False
         self._state.set_ready()
 
     def _load(self, transcriber: type, run: Run, worker: str) -> Callable[[pa.Table], pa.Table]:
@@ -120,28 +115,26 @@ class FaultIsolatedStage:
     def _isolate(self, part: pa.Table) -> pa.Table:
         if not len(part["chunks"][0]):
             return self._transcribe(part)
-        counted = self._counting.submit(self._attempts.claim, _key(part))
-        deaths = () if self._has_finished_part else counted.result().deaths
-        if deaths and counted.result().used_up:
+        claim = self._attempts.claim(_key(part))
+        if claim.used_up:
             return retry_individually(
                 part,
-                f"it had ended {len(deaths)} recognizers ({_causes(deaths)})",
-                partial(self._recognize_recording, part_deaths=deaths),
+                f"it had ended {len(claim.deaths)} recognizers ({_causes(claim.deaths)})",
+                partial(self._recognize_recording, part_deaths=claim.deaths),
             )
         try:
-            result = self._recognize(part, counted, deaths)
+            return self._recognize(part, claim)
         except Exception as error:
             logger.exception("a part could not be recognized as one; trying recording by recording")
             return retry_individually(part, f"its recognizer raised {describe_error(error)}", self._recognize_recording)
-        self._has_finished_part = True
-        return result
 
-    def _recognize(self, part: pa.Table, counted: Future[Claim], deaths: Sequence[Attempt] = ()) -> pa.Table:
-        """Recognizes a part within the time limit. The attempt is released unless the process dies.
+    def _recognize(self, part: pa.Table, claim: Claim, part_deaths: Sequence[Attempt] = ()) -> pa.Table:
+        """Recognizes a part, or one recording of it, within the time limit. The attempt is released unless it dies.
 
-        `deaths`: earlier attempts at the same audio, if this process has not finished a part yet.
+        `part_deaths`: earlier attempts at the whole part.
         """
         audio_s = _num_samples(part) / SAMPLE_RATE
+        deaths = (*claim.deaths, *part_deaths)
         limit_s = self._limits.limit_s(audio_s, [death.limit_s for death in deaths if death.limit_s is not None])
         before_s = self._processed_s()
         self._state.set_transcribing(
@@ -149,19 +142,16 @@ class FaultIsolatedStage:
         )
         started_s = time.monotonic()
         try:
-            with time_limit(limit_s, lambda why: self._record_reason(counted, why, limit_s)):
+            with time_limit(limit_s, lambda why: self._attempts.record_reason(claim, why, limit_s)):
                 result = self._transcribe(part)
             self._limits.add(result, time.monotonic() - started_s)
             return result
         finally:
             self._state.set_ready()
-            self._counting.submit(lambda: self._attempts.release(counted.result()))
+            self._attempts.release(claim)
 
     def _processed_s(self) -> float:
         return float(getattr(self._transcribe, "processed_s", 0.0))
-
-    def _record_reason(self, counted: Future[Claim], reason: str, limit_s: float) -> None:
-        self._attempts.record_reason(counted.result(), reason, limit_s)
 
     def _recognize_recording(self, part: pa.Table, part_deaths: Sequence[Attempt] = ()) -> Row:
         """Returns the result of one recording. A failure is in its hypotheses.
@@ -172,10 +162,8 @@ class FaultIsolatedStage:
         claim = self._attempts.claim(f"{_key(part)}-recording-{recording:06d}")
         if claim.used_up:
             return failed_result(part, *_explain_deaths(claim.deaths))
-        counted: Future[Claim] = Future()
-        counted.set_result(claim)
         try:
-            row: Row = self._recognize(part, counted, (*claim.deaths, *part_deaths)).to_pylist()[0]
+            row: Row = self._recognize(part, claim, part_deaths).to_pylist()[0]
         except Exception as error:
             return failed_result(part, ErrorKind.INFERENCE_ERROR, describe_error(error))
         return row

@@ -33,7 +33,7 @@ from distil_ray.evaluation.summary_table import print_summary
 from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.ledger_rows import drop_rows, duplicate_rows, stale_rows
-from distil_ray.output.run_context import SUCCESS_FILE, TEMP_DIRS, Run
+from distil_ray.output.run_context import PARTS_FOLDER, SUCCESS_FILE, Run
 from distil_ray.pipeline.committed_files import CommittedFiles
 from distil_ray.pipeline.deleted_sources import find_deleted_sources
 from distil_ray.pipeline.planner import Plan
@@ -138,8 +138,7 @@ def _finalize(
     report = summarize(ledger.files, run.storage, facts, run.config.scoring, statistics)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)
-    for name in TEMP_DIRS:
-        run.storage.delete(join(run.folder_uri, name))
+    run.storage.delete(join(run.folder_uri, PARTS_FOLDER))
     run.storage.put(join(run.folder_uri, SUCCESS_FILE), b"")
     update.write(output, run.storage)
     statistics.write()

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import ray
 from ray._private.accelerators import get_accelerator_manager_for_resource
-from ray.experimental import internal_kv
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distil_ray.cli.console import format_count
@@ -30,7 +29,6 @@ from distil_ray.pipeline.capacity import (
     num_executors,
     require_actor_capacity,
 )
-from distil_ray.pipeline.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -202,30 +200,10 @@ def call_on_nodes(function: Callable[[], Any], min_cpus: float) -> list[Any]:
     return answers
 
 
-class WorkerStates:
-    """States of the recognizer actors of a run, in the key-value store of the cluster's head node. Picklable."""
-
-    def __init__(self, run_id: str) -> None:
-        self._prefix = f"distil_ray/{run_id}/"
-
-    def publish(self, state: WorkerState) -> None:
-        """Stores the state of this process."""
-        worker = ray.get_runtime_context().get_actor_id() or "driver"
-        internal_kv._internal_kv_put(f"{self._prefix}{worker}", state.to_json(), overwrite=True)
-
-    def read(self) -> tuple[WorkerState, ...]:
-        """Returns the latest state of every actor that has published one."""
-        keys = internal_kv._internal_kv_list(self._prefix)
-        store: Any = internal_kv.internal_kv_get_gcs_client()  # type: ignore[no-untyped-call]
-        if store is None:  # a connection through ray:// has no request for several keys
-            found = [internal_kv._internal_kv_get(key) for key in keys]
-        else:
-            found = store.internal_kv_multi_get(keys, None).values() if keys else []
-        return tuple(WorkerState.from_json(text) for text in found if text)
-
-    def clear(self) -> None:
-        """Deletes all states of the run."""
-        internal_kv._internal_kv_del(self._prefix, del_by_prefix=True)
+def is_task_retry() -> bool:
+    """Returns whether the Ray task that calls this repeats an earlier attempt, whose result or node was lost."""
+    worker = cast(Any, ray._private.worker.global_worker)
+    return bool(worker.core_worker.get_current_task_attempt_number())
 
 
 def count_executors(resources: ResourcesConfig, actors: int, num_tasks: int) -> int:

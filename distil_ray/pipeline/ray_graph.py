@@ -10,8 +10,8 @@ decoded by one Ray task, which Ray retries if a node dies. Each part travels on 
 task is still being decoded. For that, Ray's target block size must be below the size of a part, else Ray gathers
 several. Transcribe requests other resources than its neighbors, so that Ray does not fuse decoding into the actors.
 
-Ray is imported here, in `graph_execution.py`, `ray_cluster.py`, `ray_logging.py` and `metrics.py` only; the stages are
-plain callables.
+Ray is imported here, in `graph_execution.py`, `ray_cluster.py`, `ray_key_value.py`, `ray_logging.py` and `metrics.py`
+only; the stages are plain callables.
 """
 
 import logging
@@ -27,14 +27,14 @@ from ray.data.block import BlockMetadata
 
 from distil_ray.errors import RunError
 from distil_ray.output.run_context import Run
-from distil_ray.pipeline.attempts import list_attempts
 from distil_ray.pipeline.capacity import MIB, actor_cpus, actor_memory_bytes, num_actors
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.graph_execution import DividedExecution, GraphExecution, LocalExecution
 from distil_ray.pipeline.metrics import MetricsExporter
 from distil_ray.pipeline.planner import Plan
-from distil_ray.pipeline.ray_cluster import WorkerStates, alive_nodes, count_executors, node_resources
+from distil_ray.pipeline.ray_cluster import alive_nodes, count_executors, is_task_retry, node_resources
+from distil_ray.pipeline.ray_key_value import WorkerStates, attempt_records
 from distil_ray.pipeline.ray_monitor import ExecutionObserver, Snapshot, StallDetector
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
@@ -77,13 +77,14 @@ def run_graph(
         RunError: If Ray gives up, or if there is no progress for `resources.stall_timeout_s`.
     """
     resources = run.config.resources
-    states = WorkerStates(run.run_id)
-    states.clear()  # of an earlier attempt with the same run_id
+    states, attempts = WorkerStates(run.run_id), attempt_records(run)
+    for values in (states, attempts):
+        values.clear()  # of an earlier attempt with the same run_id
     actors = num_actors(resources, node_resources())
     graph = _start(run, plan, actors, transcriber or TranscribeStage, on_message)
     exporter = MetricsExporter(run.run_id)
     part_limit_s = resources.recognizer_limit_s(run.part_audio_s)
-    detector = StallDetector(resources.stall_timeout_s, part_limit_s, actors, lambda: list_attempts(run))
+    detector = StallDetector(resources.stall_timeout_s, part_limit_s, actors, attempts.keys)
     try:
         for row in graph.rows():
             if row is not None:
@@ -97,7 +98,8 @@ def run_graph(
                 if (message := detector.check(snapshot)) is not None:
                     on_message(message)
         exporter.flush()
-        states.clear()
+        for values in (states, attempts):
+            values.clear()
     except ray.exceptions.RayError as error:
         raise RunError(_explain(error, run)) from error
     finally:
@@ -147,10 +149,15 @@ def build_graph(
         override_num_blocks=source.num_tasks,
         num_cpus=decode_cpus,  # as decode requests, else Ray does not fuse the two
     )
-    parts = tasks.map_batches(partial(decode, run=run), batch_size=None, batch_format="pyarrow", num_cpus=decode_cpus)
+    parts = tasks.map_batches(
+        partial(decode, run=run, is_retry=is_task_retry),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=decode_cpus,
+    )
     hypotheses = parts.map_batches(
         FaultIsolatedStage,
-        fn_constructor_args=(transcriber, run, RayNodes(), WorkerStates(run.run_id).publish),
+        fn_constructor_args=(transcriber, run, RayNodes(), attempt_records(run), WorkerStates(run.run_id).publish),
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(

@@ -18,8 +18,8 @@ from distil_ray.output.forgotten import Forgotten
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.run_context import (
+    PARTS_FOLDER,
     SUCCESS_FILE,
-    TEMP_DIRS,
     Run,
     compute_fingerprint,
     new_run_id,
@@ -194,10 +194,10 @@ def read_forgotten(run: Run, console: Console) -> Forgotten:
 
 
 def clear_run_folder(run: Run) -> None:
-    """Removes plan, parts, attempts, outcome and success marker of an earlier attempt with the same `run_id`."""
+    """Removes plan, parts, outcome and success marker of an earlier attempt with the same `run_id`."""
     for name in (SUCCESS_FILE, OUTCOME_FILE):
         run.storage.delete_file(join(run.folder_uri, name))
-    for name in ("plan", *TEMP_DIRS):
+    for name in ("plan", PARTS_FOLDER):
         run.storage.delete(join(run.folder_uri, name))
 
 

@@ -2,7 +2,7 @@
 
 The result of a part arrives when the whole part is recognized, which can take a minute on a CPU. Until then an actor
 publishes its state every `PUBLISH_INTERVAL_S`, and the driver shows it (`progress.py`). States serve the display only;
-a lost one has no other effect. The module does not import Ray; `ray_cluster.py` transports the states.
+a lost one has no other effect. The module does not import Ray; `ray_key_value.py` transports the states.
 """
 
 import json

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from distil_ray.storage.range_reader import MAX_GAP_BYTES
 
-MAX_GROUP_BYTES = 48 << 20  # on the local disk, beside the files that are cut out: 20 minutes of PCM are 38 MB
+MAX_GROUP_BYTES = 64 << 20  # on the local disk, beside the files that are cut out: an hour of FLAC is some 60 MB
 COPY_BYTES = 1 << 20
 
 ByteRange = tuple[int, int]  # first byte, one past the last

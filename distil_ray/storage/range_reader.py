@@ -13,12 +13,14 @@ from typing import Any
 MAX_GAP_BYTES = 2 << 20  # a longer gap is skipped by a new request: 30 ms of latency at 60 MB/s
 MIN_FETCH_BYTES = 64 << 10  # fetched after a longer gap
 READAHEAD_BYTES = 8 << 20  # fetched while reads follow one another closely
+EXPECTED_READAHEAD_BYTES = 32 << 20  # fetched of a range that is known to be read in order
 
 
 class RangeReader(io.RawIOBase):
     """A seekable remote file that is read by range requests.
 
-    It buffers one range of the file: `READAHEAD_BYTES` at most, or the size of a larger single read.
+    It buffers one range of the file: at most `READAHEAD_BYTES`, `EXPECTED_READAHEAD_BYTES` within the range that is
+    expected, or the size of a larger single read.
 
     Args:
         size: Size of the file in bytes.
@@ -33,7 +35,7 @@ class RangeReader(io.RawIOBase):
         self._expected = (0, 0)
 
     def expect(self, start: int, end: int) -> None:
-        """Says that the bytes from `start` to `end` are about to be read in order: they get full readahead at once."""
+        """Says that the bytes from `start` to `end` are about to be read in order: they get long readahead at once."""
         self._expected = start, end
 
     def readable(self) -> bool:
@@ -71,7 +73,7 @@ class RangeReader(io.RawIOBase):
         is_near = 0 <= self._position - self._read_to <= MAX_GAP_BYTES and self._read_to > 0
         readahead, last = READAHEAD_BYTES if is_near else MIN_FETCH_BYTES, self._size
         if self._expected[0] <= self._position < end <= self._expected[1]:
-            readahead, last = READAHEAD_BYTES, self._expected[1]
+            readahead, last = EXPECTED_READAHEAD_BYTES, self._expected[1]
         size = min(max(end - self._position, readahead), last - self._position)
         self._buffer = b""  # freed before the next range is fetched
         self._buffer_start, self._buffer = self._position, self._read_range(self._position, size)

@@ -24,9 +24,9 @@ from distil_ray.output.lease import LEASE, LeaseHolder
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, find_ids, id_keys, isin_sorted, recording_keys
 from distil_ray.output.run_context import (
     DELETED_SOURCES_FILE,
+    PARTS_FOLDER,
     RUNS_FOLDER,
     SUCCESS_FILE,
-    TEMP_DIRS,
     ChunkingPlan,
     compute_fingerprint,
 )
@@ -316,11 +316,11 @@ def _note_leftovers(inventory: Inventory, writing: str | None, findings: Finding
         names = abbreviate(inventory.temporary, len(inventory.temporary))
         findings.notes.append(f"{len(inventory.temporary)} leftover temporary files: {names}")
     for run in inventory.runs.values():
-        for folder in TEMP_DIRS:
-            if (num := run.count_files(folder)) and run.run_id != writing:
-                findings.notes.append(
-                    f"{RUNS_FOLDER}/{run.run_id}/{folder}: {format_count(num, 'file')} left; the next run removes them"
-                )
+        if (num := run.count_files(PARTS_FOLDER)) and run.run_id != writing:
+            findings.notes.append(
+                f"{RUNS_FOLDER}/{run.run_id}/{PARTS_FOLDER}: {format_count(num, 'file')} left; the next run removes"
+                " them"
+            )
 
 
 def _note_untranscribed(inventory: Inventory, findings: Findings) -> None:

@@ -31,7 +31,7 @@ from distil_ray.storage.storage import Storage
         ("HEAD", "/scale/3/output/transcripts/task-1.parquet", {}, b"", Kind.HEAD, "3/transcripts"),
         ("PUT", "/scale/3/output/runs/r/plan/tasks.parquet", {}, b"x", Kind.PUT, "3/plan"),
         ("PUT", "/scale/3/output/_lease.json", {"If-None-Match": "*"}, b"x", Kind.CONDITIONAL_PUT, "3/run files"),
-        ("DELETE", "/scale/3/output/runs/r/attempts/a/b.json", {}, b"", Kind.DELETE, "3/attempts"),
+        ("DELETE", "/scale/3/output/runs/r/parts/a/b.parquet", {}, b"", Kind.DELETE, "3/parts"),
         ("POST", "/scale?delete", {}, b"<Key>3/output/runs/r/parts/1</Key>", Kind.DELETE, "3/parts"),
     ],
 )

@@ -108,7 +108,7 @@ def test_sigterm_on_a_cluster_loses_nothing_that_was_committed(local_ray: None, 
     assert _names(out) == [f"{number:02d}.wav" for number in range(NUM_RECORDINGS)]
     summary = json.loads((out / "runs/second/summary.json").read_text())
     assert summary["num_done_before"] >= len(names)
-    assert not (out / "runs/first/attempts").exists()
+    assert not (out / "runs/first/parts").exists()
 
 
 def test_ctrl_c_stops_a_run_and_the_ray_that_it_has_started(job: Job, tmp_path: Path) -> None:

@@ -35,9 +35,9 @@ class NodeTranscribe(EchoTranscribe):
         return super().__call__(parts)
 
 
-def _decode_and_tell(tasks: pa.Table, run: Run, decode: object) -> Iterator[pa.Table]:
+def _decode_and_tell(tasks: pa.Table, run: Run, decode: object, **options: object) -> Iterator[pa.Table]:
     node = ray.get_runtime_context().get_node_id()
-    for part in decode(tasks, run):  # type: ignore[operator]
+    for part in decode(tasks, run, **options):  # type: ignore[operator]
         row = part.to_pylist()[0]
         row["decoded"] = [entry | {"quality_flags": [node]} for entry in row["decoded"]]
         yield pa.Table.from_pylist([row], schema=part.schema)

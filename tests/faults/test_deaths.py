@@ -118,7 +118,6 @@ def test_recordings_that_kill_hang_or_break_the_recognizer_cost_themselves_alone
     assert "was recognized recording by recording, because it had ended 2 recognizers" in words
     folder = audio.parent / "out" / "runs" / "run"
     assert (folder / "_SUCCESS").exists()
-    assert not (folder / "attempts").exists()
     assert "ended the recognizer's process 2 times" in (folder / "failed.csv").read_text()
 
 
@@ -145,8 +144,10 @@ def test_a_recognizer_that_is_killed_loses_and_doubles_nothing(
     assert "recording by recording" not in words
 
 
-def _decode_and_die(tasks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
-    for part in decode_tasks(tasks, run):
+def _decode_and_die(tasks: pa.Table, run: Run, path: Path, is_retry: Callable[[], bool]) -> Iterator[pa.Table]:
+    with path.with_suffix(".retries").open("a") as file:
+        file.write(f"{is_retry()} ")
+    for part in decode_tasks(tasks, run, is_retry):
         yield part
         _wait_to_be_killed(path)
 
@@ -167,15 +168,16 @@ def test_a_decode_worker_that_is_killed_loses_and_doubles_nothing(
     killer.join()
     assert code == ExitCode.DONE
     assert rows == expected
+    assert path.with_suffix(".retries").read_text() == "False True "
 
 
-def _decode_with_faults(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
+def _decode_with_faults(tasks: pa.Table, run: Run, **options: Any) -> Iterator[pa.Table]:
     """Decodes in a child that does what a file's first word says, and leaves no such child to others."""
     usual = subprocess_decoder.WORKER_COMMAND
     vars(subprocess_decoder)["WORKER_COMMAND"] = ("-P", FAULTY)
     decode_stage.shared_decoder.cache_clear()
     try:
-        yield from decode_tasks(tasks, run)
+        yield from decode_tasks(tasks, run, **options)
     finally:
         vars(subprocess_decoder)["WORKER_COMMAND"] = usual
         decode_stage.shared_decoder.cache_clear()
@@ -201,11 +203,11 @@ def test_decoders_that_crash_hang_or_eat_memory_in_a_task_cost_their_recordings(
     assert rows == expected
 
 
-def _decode_late(tasks: pa.Table, run: Run, path: Path) -> Iterator[pa.Table]:
+def _decode_late(tasks: pa.Table, run: Run, path: Path, **options: Any) -> Iterator[pa.Table]:
     deadline_s = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline_s:
         time.sleep(0.05)
-    yield from decode_tasks(tasks, run)
+    yield from decode_tasks(tasks, run, **options)
 
 
 def _end_for_good(path: Path) -> None:

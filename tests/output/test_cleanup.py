@@ -30,10 +30,10 @@ def test_temporary_folders_of_a_crashed_run_are_removed_and_its_records_are_kept
     kept = {
         *("transcripts/task-1.parquet", "transcripts/date=2026-11-22/parts/x.parquet"),
         *("runs/dead/config.yaml", "runs/dead/plan/tasks-00000.parquet", "runs/dead/events.jsonl"),
-        *("runs/mine/parts/b/000000.parquet", "runs/mine/attempts/b/1"),
+        "runs/mine/parts/b/000000.parquet",
         "runs/redone/redo/runs/redone/parts/b/000000.parquet",
     }
-    for name in (*kept, "runs/dead/parts/b/000000.parquet", "runs/dead/attempts/b/1", "runs/older/attempts/b/2"):
+    for name in (*kept, "runs/dead/parts/b/000000.parquet", "runs/dead/parts/b/1", "runs/older/parts/b/2"):
         Storage().put(join(output, name), b".")
     assert remove_orphans(output, "mine", None, LEASE_S, Storage()) == "3 intermediate results of runs that did not end"
     assert names(output) == kept

@@ -100,9 +100,9 @@ def test_a_file_that_vanished_is_an_entry_and_its_neighbors_are_decoded(planned:
     assert [endings[i]["num_samples"] for i in range(3)] == [3 * S, 0, S]
 
 
-def test_a_committed_task_is_not_decoded_again(planned: Callable[..., Planned]) -> None:
+def test_a_committed_task_is_not_decoded_again_when_it_is_repeated(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": S})
     run.storage.put(run.task_uri(plan.tasks["task_id"][0].as_py()), b"stands here already")
-    (part,) = _decoded((run, plan))
+    (part,) = decode_tasks(pointers(plan), run, is_retry=lambda: True)
     assert part["already_committed"][0].as_py()
     assert part["chunks"][0].as_py() == []

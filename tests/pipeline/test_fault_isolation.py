@@ -17,8 +17,7 @@ from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.schema import PART_RESULT
 from tests.pipeline.conftest import Planned, pointers
-from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, LocalWorker
-from tests.support.waiting import wait_until
+from tests.support.fakes import CURSED_SAMPLES, EchoRecognizer, EchoTranscribe, LocalWorker, Values
 
 FILES = {"a.wav": 1600, "b.wav": CURSED_SAMPLES, "c.wav": 3200}
 
@@ -35,16 +34,13 @@ def _key(part: pa.Table) -> str:
     return f"{part['task_id'][0].as_py()}/part-000000"
 
 
-def _die(run: Run, key: str, times: int, reason: str | None = None, node: str = "here") -> None:
-    """Leaves behind what a process does that dies while it tries `key`."""
+def _deaths(key: str, times: int, reason: str | None = None, node: str = "here") -> Values:
+    """What processes leave behind that die while they try `key`."""
+    records = Values()
     for number in range(1, times + 1):
         record = {"node": node, "host": "host-7", "pid": number, "began_at": "then", "reason": reason}
-        run.storage.put(f"{run.folder_uri}/attempts/{key}.{number}.json", json.dumps(record).encode())
-
-
-def _left(run: Run) -> list[str]:
-    folder = Path(run.folder_uri, "attempts")
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.json"))
+        records[f"{key}.{number}"] = json.dumps(record).encode()
+    return records
 
 
 def _errors(result: pa.Table) -> dict[int, tuple[str | None, str | None]]:
@@ -59,8 +55,8 @@ def _texts(result: pa.Table) -> list[str]:
 
 def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Table]) -> None:
     run, table = part
-    guard = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())
-    result = guard(table)
+    records = Values()
+    result = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), records)(table)
     assert result.schema == PART_RESULT
     errors = _errors(result)
     cursed = next(number for number, (kind, _) in errors.items() if kind)
@@ -69,8 +65,7 @@ def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Tabl
     }
     assert sum(bool(text) for text in _texts(result)) == 2
     assert "recording by recording, because its recognizer raised RuntimeError" in result["warnings"][0].as_py()[0]
-    guard._counting.shutdown()
-    assert _left(run) == []
+    assert records == {}
 
 
 def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned: Callable[..., Planned]) -> None:
@@ -87,17 +82,15 @@ def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned
 
     run, plan = planned(FILES)
     (table,) = decode_tasks(pointers(plan), run)
-    errors = _errors(FaultIsolatedStage(DeafTranscribe, run, LocalWorker())(table))
+    errors = _errors(FaultIsolatedStage(DeafTranscribe, run, LocalWorker(), Values())(table))
     assert sorted(str(kind) for kind, _ in errors.values()) == ["None", "None", "inference_error"]
 
 
 def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
-    whole = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
-    wait_until(lambda: _left(run) == [])  # a thread releases the attempt, whose file has the name of the first death
-    _die(run, _key(table), 2)
-    apart = FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table)
+    whole = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), Values())(table)
+    apart = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), _deaths(_key(table), 2))(table)
     assert _texts(apart) == _texts(whole)
     assert apart["chunks"] == whole["chunks"]
     assert "it had ended 2 recognizers (on host-7 one died without a reason" in apart["warnings"][0].as_py()[0]
@@ -115,9 +108,9 @@ def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
 ) -> None:
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
-    _die(run, _key(table), 2, reason)
-    _die(run, f"{_key(table)}-recording-000001", 2, reason)
-    errors = _errors(FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table))
+    records = _deaths(_key(table), 2, reason)
+    records |= _deaths(f"{_key(table)}-recording-000001", 2, reason)
+    errors = _errors(FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), records)(table))
     assert errors[0] == (None, None)
     assert errors[1][0] == kind
     assert "ended the recognizer's process 2 times" in (errors[1][1] or "")
@@ -125,48 +118,59 @@ def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
     assert "retry_failed=true" in (errors[1][1] or "")
 
 
-def test_an_attempt_on_a_lost_node_is_not_held_against_the_audio(part: tuple[Run, pa.Table]) -> None:
-    run, table = part
-    _die(run, _key(table), MAX_NODE_LOSSES, node="gone")
-    attempts = Attempts(run, LocalWorker("gone"))
-    claim = attempts.claim(_key(table))
+def test_an_attempt_on_a_lost_node_is_not_held_against_the_audio() -> None:
+    records = _deaths("task/part", MAX_NODE_LOSSES, node="gone")
+    attempts = Attempts(records, LocalWorker("gone"), 2)
+    claim = attempts.claim("task/part")
     assert (claim.deaths, claim.used_up) == ((), False)
-    claim = attempts.claim(_key(table))  # the one above has not come back, and this node lives
+    claim = attempts.claim("task/part")  # the one above has not come back, and this node lives
     assert len(claim.deaths) == 1
-    assert attempts.claim(_key(table)).used_up
-    assert not Attempts(run, LocalWorker("gone")).claim("another/part").deaths
+    assert attempts.claim("task/part").used_up
+    assert not Attempts(records, LocalWorker("gone"), 2).claim("another/part").deaths
 
 
-def test_what_takes_node_after_node_down_is_not_excused_for_ever(part: tuple[Run, pa.Table]) -> None:
-    run, table = part
-    _die(run, _key(table), MAX_NODE_LOSSES + 2, node="gone")
-    assert Attempts(run, LocalWorker("gone")).claim(_key(table)).used_up
+def test_what_takes_node_after_node_down_is_not_excused_for_ever() -> None:
+    records = _deaths("task/part", MAX_NODE_LOSSES + 2, node="gone")
+    assert Attempts(records, LocalWorker("gone"), 2).claim("task/part").used_up
 
 
-def test_an_attempt_that_ended_well_is_forgotten(part: tuple[Run, pa.Table]) -> None:
-    run, _ = part
-    attempts = Attempts(run, LocalWorker())
+def test_an_attempt_that_ended_well_is_forgotten() -> None:
+    records = Values()
+    attempts = Attempts(records, LocalWorker(), 2)
     for _ in range(5):
         claim = attempts.claim("task/part")
         assert claim.deaths == ()
         attempts.release(claim)
-    assert _left(run) == []
+    assert records == {}
 
 
-def test_a_store_that_cannot_be_written_costs_the_count_and_not_the_work(
-    planned: Callable[..., Planned],
-) -> None:
+def test_a_request_that_is_repeated_because_its_answer_was_lost_counts_once() -> None:
+    class Repeating(Values):
+        def create(self, key: str, value: bytes) -> bool:
+            super().create(key, value)
+            return super().create(key, bytes(bytearray(value)))  # as sent again: an equal value
+
+    records = Repeating()
+    claim = Attempts(records, LocalWorker(), 2).claim("task/part")
+    assert (claim.key, claim.deaths, len(records)) == ("task/part.1", (), 1)
+
+
+class Unreachable(Values):
+    def create(self, key: str, value: bytes) -> bool:
+        raise ConnectionError("the head node does not answer")
+
+
+def test_a_store_that_does_not_answer_costs_the_count_and_not_the_work(planned: Callable[..., Planned]) -> None:
     run, plan = planned({"a.wav": 1600}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
-    Path(run.folder_uri, "attempts").write_text("in the way of the folder")
-    assert _texts(FaultIsolatedStage(EchoTranscribe, run, LocalWorker())(table))[0].startswith("en 1600")
+    result = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), Unreachable())(table)
+    assert _texts(result)[0].startswith("en 1600")
 
 
 def test_a_model_that_kills_while_it_loads_is_given_up(planned: Callable[..., Planned]) -> None:
     run, _ = planned({"a.wav": 1600})
-    _die(run, "start-worker", 2)
     with pytest.raises(RuntimeError, match="2 processes in a row died while loading it"):
-        FaultIsolatedStage(EchoTranscribe, run, LocalWorker())
+        FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), _deaths("start-worker", 2))
 
 
 # ---------------------------------------------------------------- time limit

@@ -117,6 +117,19 @@ class FaultyTranscribe(EchoTranscribe):
         self._recognizer = FaultyRecognizer()
 
 
+class Values(dict[str, bytes]):
+    """A store of attempts (`attempts.KeyValueStore`) in this process."""
+
+    def create(self, key: str, value: bytes) -> bool:
+        return self.setdefault(key, value) is value
+
+    def put(self, key: str, value: bytes) -> None:
+        self[key] = value
+
+    def delete(self, key: str) -> None:
+        self.pop(key, None)
+
+
 class LocalWorker:
     """A place without a cluster: this process, on a node of its own; `lost` are nodes that are gone."""
 

@@ -7,4 +7,4 @@ from benchmarks.scale.run import replace_ray
 
 def run_stages_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the Ray Data graph by the stages themselves until the test ends."""
-    replace_ray(monkeypatch.setattr, counts_attempts=False)
+    replace_ray(monkeypatch.setattr)
