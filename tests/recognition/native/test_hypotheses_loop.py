@@ -1,14 +1,16 @@
 """Beam search and several samples in the decoding loop: real speech, beside transformers' `generate`."""
 
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jiwer
 import numpy as np
 import pytest
 import torch
-from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+from transformers import GenerationMixin, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import slot_loop
@@ -18,6 +20,7 @@ from distil_ray.recognition.transformers_recognizer import TransformersRecognize
 from distil_ray.types import Hypothesis, Prompt
 from tests.support.clips import load_samples
 
+EOT, NO_TIMESTAMPS = 50256, 50362  # of English-only checkpoints
 BEAMS = RecognizerOptions(dtype="float32", batch_size=3, threads=1, num_beams=5)
 
 
@@ -102,6 +105,55 @@ def test_a_limit_of_tokens_equals_generate(whisper_tiny_en: Path, clips: list[PC
     ours = english(native, clips[1:3])
     assert_same(ours, english(reference, clips[1:3]))
     assert ours[0].quality_flags == ("max_tokens_reached",)
+
+
+def test_minimum_bayes_risk_selects_among_the_texts_that_generate_returns(
+    whisper_tiny_en: Path, clips: list[PCM16]
+) -> None:
+    """The texts, their probabilities and the edit distances come from elsewhere."""
+    options = replace(BEAMS, beam_selection="minimum_bayes_risk")
+    found = english(NativeRecognizer(whisper_tiny_en, options), clips)
+    assert english(NativeRecognizer(whisper_tiny_en, replace(options, batch_size=1)), clips) == found
+    model: Any = WhisperForConditionalGeneration.from_pretrained(whisper_tiny_en, dtype=torch.float32)
+    extract = WhisperFeatureExtractor.from_pretrained(whisper_tiny_en)
+    selected = []
+    for pcm, hypothesis in zip(clips, found, strict=True):
+        features = extract(pcm.astype(np.float32) / 32768, sampling_rate=16_000, return_tensors="pt").input_features
+        with torch.no_grad():
+            texts = GenerationMixin.generate(  # Whisper's own one returns the best text five times
+                model,
+                features,
+                decoder_input_ids=torch.tensor([[EOT + 1, NO_TIMESTAMPS]]),
+                num_beams=5,
+                num_return_sequences=5,
+                early_stopping=False,
+            )
+        written = [[token for token in text if token < EOT] for text in texts.tolist()]
+        weights = [math.exp(_logprob(model, features, text)) for text in written]
+        risks = [
+            sum(weight * _num_edits(one, two) for two, weight in zip(written, weights, strict=True)) for one in written
+        ]
+        chosen = risks.index(min(risks))
+        assert list(hypothesis.tokens) == written[chosen]
+        selected.append(chosen)
+    assert any(selected)  # not always the text with the best score
+
+
+def _logprob(model: Any, features: torch.Tensor, text: list[int]) -> float:
+    """Returns the log-probability of a text among those that the decoding rules allow."""
+    prompt, config = [EOT + 1, NO_TIMESTAMPS], model.generation_config
+    with torch.no_grad():
+        logits = model(features, decoder_input_ids=torch.tensor([[*prompt, *text]])).logits[0, 1:].double()
+    logits[:, config.suppress_tokens] = float("-inf")
+    logits[0, config.begin_suppress_tokens] = float("-inf")
+    steps = logits.log_softmax(dim=-1)
+    return float(sum(step[token] for step, token in zip(steps, [*text, EOT], strict=True)))
+
+
+def _num_edits(one: list[int], two: list[int]) -> int:
+    """Returns the edit distance of tokens, as that of words that stand for them."""
+    aligned = jiwer.process_words(" ".join(map(str, one)), " ".join(map(str, two)))
+    return aligned.substitutions + aligned.deletions + aligned.insertions
 
 
 @pytest.fixture(scope="module")
