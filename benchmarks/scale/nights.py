@@ -37,7 +37,7 @@ from distil_ray.config.loader import dump_config, load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.nightly import nightly_run
 from distil_ray.output import block_index
-from distil_ray.pipeline import fault_isolation, finalize, runner
+from distil_ray.pipeline import finalize, runner
 
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "scale", "AWS_SECRET_ACCESS_KEY": "scale", "AWS_DEFAULT_REGION": "us-east-1"}
 FIRST = date(2026, 1, 1)
@@ -203,7 +203,6 @@ def main() -> None:
     config = load_config(path, [])
     source = _Input(Path(folder))
     replace_ray(setattr)
-    vars(fault_isolation)["StatePublisher"] = _Unpublished
     phases = _Phases()
     answers = sys.stdout
     sys.stdout = sys.stderr
@@ -245,16 +244,6 @@ class _Clock:
 
     def time(self) -> float:
         return self._seconds
-
-
-class _Unpublished:
-    """Stands for the publisher of a recognizer's state, whose thread ends with an actor's process only."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_: None
 
 
 def _children_s() -> float:

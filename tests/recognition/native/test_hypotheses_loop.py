@@ -120,7 +120,7 @@ def test_minimum_bayes_risk_selects_among_the_texts_that_generate_returns(
     for pcm, hypothesis in zip(clips, found, strict=True):
         features = extract(pcm.astype(np.float32) / 32768, sampling_rate=16_000, return_tensors="pt").input_features
         with torch.no_grad():
-            texts = GenerationMixin.generate(  # Whisper's own one returns the best text five times
+            texts: Any = GenerationMixin.generate(  # Whisper's own one returns the best text five times
                 model,
                 features,
                 decoder_input_ids=torch.tensor([[EOT + 1, NO_TIMESTAMPS]]),
