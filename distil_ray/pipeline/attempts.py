@@ -37,7 +37,7 @@ class WorkerIdentity(Protocol):
 
 
 class KeyValueStore(Protocol):
-    """Where records are: outside of the processes that may die."""
+    """Store of the records, outside of the processes that may die."""
 
     def create(self, key: str, value: bytes) -> bool:
         """Stores a value if the key has none. Returns whether it was stored."""
