@@ -58,6 +58,7 @@ from distil_ray.pipeline.setup import (
 )
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
+from distil_ray.recognition.base import is_automatic_choice
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 from distil_ray.types import Recording
@@ -205,7 +206,7 @@ def _run_graph(
         _log_cluster(description, nodes, actors, executors, resources, console)
         estimates = dict(zip(*(plan.tasks[name].to_pylist() for name in ("task_id", "estimated_s")), strict=True))
         started_s = time.monotonic()
-        warnings = _WarningLog(console, {each.reason for each in dtypes if each.reason})  # actors state them too
+        warnings = _WarningLog(console, {each.remark for each in dtypes if each.remark})  # actors state them too
         tracker = ProgressTracker(plan.num_recordings, plan.estimated_s, estimates, actors)
         with _filter_ray_output(console), Progress(tracker, console) as progress:
             try:
@@ -257,7 +258,7 @@ def _log_cluster(
 
 
 class _WarningLog:
-    """Prints each warning of a run once."""
+    """Prints each warning of a run once, and what recognizers have chosen for settings of ``auto``."""
 
     def __init__(self, console: Console, known: set[str]) -> None:
         """`known`: warnings that have been printed."""
@@ -267,7 +268,10 @@ class _WarningLog:
     def add(self, message: str) -> None:
         if message not in self._logged:
             self._logged.add(message)
-            log_field("warning", message, self._console, level="warning")
+            if is_automatic_choice(message):
+                log_field("chosen", message, self._console)
+            else:
+                log_field("warning", message, self._console, level="warning")
 
     def add_memory_excess(self, resources: ResourcesConfig, peak_rss_mb: float | None) -> None:
         """Prints `describe_memory_excess` for the first actor that took too much; the size grows with the parts."""

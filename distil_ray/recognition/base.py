@@ -5,6 +5,7 @@ files: the stage that calls it (pipeline/transcribe_stage.py) knows the neighbor
 belongs to.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -77,6 +78,11 @@ class RecognizerOptions:
     condition_on_previous_text: bool = False  # the text of a window is in the prompt of the next one
 
 
+def is_automatic_choice(message: str) -> bool:
+    """Returns whether an entry of `Recognizer.warnings` says what was chosen for a setting of ``auto``."""
+    return re.match(r"[\w.]+=auto: ", message) is not None
+
+
 class Recognizer(Protocol):
     """Turns chunks of audio into text. Implement this class to add a recognizer; it need not be a Whisper.
 
@@ -115,8 +121,8 @@ class Recognizer(Protocol):
         device: Where it runs, for people: "cpu" or "cuda:0 (NVIDIA H200)".
         dtype: What it computes in, for the output: "float32", "bfloat16", "float16", "int8", "int8_w7", "float8" …
         languages: Codes of the languages that it knows; ("en",) for an English-only model.
-        warnings: What was decided automatically, each with its reason. The tuple may grow between calls; every entry is
-            logged once per actor.
+        warnings: What the user should know. An entry that begins with ``SETTING=auto:`` says what was chosen for that
+            setting, and why. The tuple may grow between calls; every entry is logged once per actor.
     """
 
     capabilities: RecognizerCapabilities

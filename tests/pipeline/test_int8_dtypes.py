@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from distil_ray.config.loader import load_config
+from distil_ray.pipeline import int8_dtypes
 from distil_ray.pipeline.int8_dtypes import NodeDtype, describe_local_dtype, describe_node_dtypes, find_dtype
 from distil_ray.whisper import processor
 
@@ -45,3 +46,18 @@ def test_this_machine_is_described_only_for_int8_and_a_local_ray(monkeypatch: py
     config = load_config(None, ["model.dtype=int8", "resources.ray_address=local"])
     assert describe_local_dtype(config, console) == "float32"
     assert "model.dtype=int8: float32 instead" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("has_amx", "words"), [(True, "slower than model.dtype=auto on a processor"), (False, "")]
+)
+def test_a_processor_that_is_faster_in_bfloat16_is_named(
+    has_amx: bool, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(int8_dtypes, "choose_int8_products", lambda: (processor.EIGHT_BITS, None))
+    monkeypatch.setattr(int8_dtypes, "has_amx", lambda: has_amx)
+    console = Console(file=io.StringIO(), width=200)
+    config = load_config(None, ["model.dtype=int8", "resources.ray_address=local"])
+    assert describe_local_dtype(config, console) == "int8"
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert words in printed and bool(printed) == has_amx

@@ -203,12 +203,39 @@ def test_memory_above_what_ray_reserves_is_one_line(
     assert len(found) == num_lines == len([line for line in lines if "actor_memory_mb" in line])
 
 
+class ChoosingTranscribe(EchoTranscribe):
+    """Has chosen a dtype, and lacked memory."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self._recognizer.warnings = (
+            "model.dtype=auto: bfloat16, because the processor has amx_bf16",
+            "out of memory: decoding.batch_size is now 8",
+        )
+
+
+def test_what_a_recognizer_has_chosen_is_not_a_warning(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_stages_in_process(monkeypatch)
+    _write(tmp_path / "audio", "a.wav", 2)
+    out = io.StringIO()
+    assert runner.transcribe(settings(), JsonConsole(out), ChoosingTranscribe) == ExitCode.DONE
+    events = [json.loads(line) for line in out.getvalue().splitlines()]
+    told = [
+        (event["event"], event["level"], event["text"].partition(":")[0])
+        for event in events
+        if event["event"] in ("chosen", "warning")
+    ]
+    assert told == [("chosen", "info", "model.dtype=auto"), ("warning", "warning", "out of memory")]
+
+
 class TellingTranscribe(EchoTranscribe):
     """Warns as a recognizer of the machine, and of the memory that was asked for."""
 
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self._recognizer.warnings = (find_dtype().reason or "", f"{run.config.resources.actor_memory_mb} MiB")
+        self._recognizer.warnings = (find_dtype().remark or "", f"{run.config.resources.actor_memory_mb} MiB")
 
 
 @pytest.mark.parametrize("place", ["local", "head:6379"])
@@ -228,7 +255,7 @@ def test_nodes_that_compute_int8_in_float32_are_named_before_the_start_and_actor
 
     events = [json.loads(line) for line in out.getvalue().splitlines()]
     warned = [event["text"] for event in events if event["event"] == "warning"]
-    reason = find_dtype().reason or ""
+    reason = find_dtype().remark or ""
     if place == "local":
         assert warned[:-1] == [reason]
         assert next(event["event"] for event in events if event["event"] in ("warning", "starting")) == "warning"
