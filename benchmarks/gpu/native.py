@@ -38,17 +38,16 @@ class MeasuredRecognizer(NativeRecognizer):
     @property
     def slots(self) -> int:
         """Chunks that are decoded together: fewer than requested if memory ran out."""
-        return self._slots if self._cache is None else self._cache.slots
+        return self._loops.num_slots
 
     @property
     def encodes_ahead(self) -> bool:
-        return self._parts.side_stream is not None
+        return self._loops.parts.side_stream is not None
 
     def choose(self, window: str, batch_size: int) -> None:
         """Sets the window and the batch size."""
         self._options = replace(self._options, window=window, batch_size=batch_size)
-        self._slots, self._cache = batch_size, None
-        self._loops.clear()  # they have the slots of the last batch size
+        self._loops.resize(batch_size)
 
     def workload(self, chunks: Sequence[PCM16], tokens: int) -> Workload:
         """Returns the work for `chunks` with `tokens` tokens in all."""

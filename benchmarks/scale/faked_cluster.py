@@ -170,13 +170,13 @@ class SleepingStage(NullTranscribeStage):
         return True
 
 
-def make_up_parts(tasks: pa.Table, run: Run) -> Iterator[pa.Table]:
+def make_up_parts(tasks: pa.Table, run: Run, is_retry: Callable[[], bool]) -> Iterator[pa.Table]:
     """Stands in for `decode_stage.decode_tasks`: the one recording of a task, of the audio of the scenario."""
     audio_s = _read_scenario(run).part_audio_s
     for pointer in tasks.to_pylist():
         planned = to_stream_bytes(read_task(run.plan_uri, pointer["row_group"], run.storage))
         part = _PartBuilder(pointer["task_id"], pointer["row_group"], planned)
-        if run.storage.stat(run.task_uri(pointer["task_id"])) is not None:
+        if is_retry() and run.storage.stat(run.task_uri(pointer["task_id"])) is not None:
             yield part.finish(is_last=True, already_committed=True)
             continue
         noise = np.random.default_rng(0).integers(-3000, 3000, round(audio_s * SAMPLE_RATE)).astype(np.int16)

@@ -48,9 +48,7 @@ def test_this_machine_is_described_only_for_int8_and_a_local_ray(monkeypatch: py
     assert "model.dtype=int8: float32 instead" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(
-    ("has_amx", "words"), [(True, "slower than model.dtype=auto on a processor"), (False, "")]
-)
+@pytest.mark.parametrize(("has_amx", "words"), [(True, "slower than model.dtype=auto on a processor"), (False, "")])
 def test_a_processor_that_is_faster_in_bfloat16_is_named(
     has_amx: bool, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

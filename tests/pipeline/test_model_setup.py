@@ -75,9 +75,7 @@ def test_a_setting_that_the_recognizer_does_not_support_is_refused_with_those_th
 def test_the_reference_recognizer_takes_beams_but_does_not_select_them_by_risk() -> None:
     settings = ["decoding.num_beams=5", "decoding.beam_selection=minimum_bayes_risk"]
     check_capabilities(load_config(None, settings))
-    with pytest.raises(
-        SettingsError, match=r"^decoding\.beam_selection=minimum_bayes_risk .* set it to score, or"
-    ):
+    with pytest.raises(SettingsError, match=r"^decoding\.beam_selection=minimum_bayes_risk .* set it to score, or"):
         check_capabilities(load_config(None, [*settings, "model.recognizer=transformers"]))
 
 

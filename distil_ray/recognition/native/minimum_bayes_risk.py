@@ -10,7 +10,6 @@ rescoring", 1997).
 from collections.abc import Sequence
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 
 def least_risk(texts: Sequence[Sequence[int]], logprobs: Sequence[float]) -> int:
@@ -23,6 +22,8 @@ def least_risk(texts: Sequence[Sequence[int]], logprobs: Sequence[float]) -> int
     Returns:
         The index of the text; of several with the same risk, the first.
     """
+    from rapidfuzz.distance import Levenshtein  # without it, a recognizer that does not need it still runs
+
     scores = np.asarray(logprobs, np.float64)
     weights = np.exp(scores - scores.max())
     weights /= weights.sum()

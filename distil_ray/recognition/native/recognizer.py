@@ -25,7 +25,6 @@ from distil_ray.recognition.native.alignment import create_aligner
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
 from distil_ray.recognition.native.cuda_graphs import create_recorder
 from distil_ray.recognition.native.decoder import Decoder
-from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.decoding_task import (
     AlignmentLevel,
     DecodingResult,
@@ -35,19 +34,16 @@ from distil_ray.recognition.native.decoding_task import (
 )
 from distil_ray.recognition.native.device import (
     choose_slots,
-    is_out_of_memory,
     keep_freed_memory,
     prepare_memory,
-    release_memory,
 )
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.fallback import needs_higher_temperature, sampling_seed
 from distil_ray.recognition.native.fast_methods import FastMethods
 from distil_ray.recognition.native.float8 import create_layers
 from distil_ray.recognition.native.group_encoding import create_side_stream
-from distil_ray.recognition.native.hypotheses_loop import BeamLoop, BestOfLoop
-from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import LogitsRules
+from distil_ray.recognition.native.loop_pool import LoopPool
 from distil_ray.recognition.native.scheduler import TaskQueue
 from distil_ray.recognition.native.sequential import SectionDecoder
 from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
@@ -139,7 +135,7 @@ class NativeRecognizer:
         )
         self._log_mel = LogMel(config.num_mel_bins, model.device)
         self.stats = DecodingStats()
-        # The loop and the speculation append to this list: a method of `self` would close a reference cycle.
+        # The loops and the speculation append to this list: a method of `self` would close a reference cycle.
         self._new_warnings: list[str] = []
         self._speculation: Speculation | None = None
         assistant_warnings, bytes_per_slot = tuple[str, ...](), self._decoder.bytes_per_slot(num_texts)
@@ -148,11 +144,9 @@ class NativeRecognizer:
             self._speculation = Speculation(helper, options.speculative == "auto", self._new_warnings.append)
             bytes_per_slot += helper.decoder.bytes_per_slot()
             assistant_warnings = helper.warnings
-        self._slots, slots_warning = choose_slots(options.batch_size, model.device, bytes_per_slot)
-        self._cache: KVCache | None = None
-        self._loops: dict[tuple[bool, int], SlotLoop] = {}  # by whether texts are sampled, and their number
+        slots, slots_warning = choose_slots(options.batch_size, model.device, bytes_per_slot)
         aligner, heads_warning = create_aligner(model.module, self._decoder, self._tokens.eot)
-        self._parts = LoopParts(
+        parts = LoopParts(
             self._encoder,
             self._decoder,
             self._rules,
@@ -170,7 +164,10 @@ class NativeRecognizer:
             float8,
             options.compile_encoder,
         )
-        method_warnings = self._choose_methods()
+        method_warnings = self._choose_methods(parts, slots)
+        parts = replace(parts, side_stream=self._methods.side_stream)
+        warn, recorder = self._new_warnings.append, self._methods.recorder
+        self._loops = LoopPool(parts, options, slots, recorder, self._speculation, warn)
         self.device = model.device_name
         self.dtype = model.dtype_name if self._methods.has_float8 or not model.is_float8 else "bfloat16"
         self.languages = self._tokens.language_codes
@@ -206,7 +203,7 @@ class NativeRecognizer:
                     found[index] = logits[ids].softmax(dim=0).cpu().numpy()
 
             found: dict[int, NDArray[np.float32]] = {}
-            self._with_enough_memory(detect)
+            self._run(detect)
             for index, row in found.items():
                 probs[index] = row
         return LanguageProbabilities(self.languages, probs)
@@ -264,7 +261,15 @@ class NativeRecognizer:
             # Sampled tasks run apart from greedy ones, for which an assistant may draft.
             greedy = [task for task in pending if not has_sampled([task])]
             now, pending = (greedy, [task for task in pending if has_sampled([task])]) if greedy else (pending, [])
-            self._with_enough_memory(partial(_run, TaskQueue(now), next_task, pending), is_sampled=not greedy)
+            self._run(partial(_run_tasks, TaskQueue(now), next_task, pending), is_sampled=not greedy)
+
+    def _run(self, work: Callable[[SlotLoop], None], is_sampled: bool = False) -> None:
+        """Calls `work` with a loop (`LoopPool.run`), and takes over what the loops warn of."""
+        try:
+            self._loops.run(work, is_sampled)
+        finally:
+            self.warnings += tuple(self._new_warnings)
+            self._new_warnings.clear()
 
     def _next_task(self, state: _ChunkState, task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
         """Returns the task that a chunk needs after `decoded`, or None once its text is complete."""
@@ -385,63 +390,20 @@ class NativeRecognizer:
             else hypothesis
         )
 
-    def _with_enough_memory(self, work: Callable[[SlotLoop], None], is_sampled: bool = False) -> None:
-        """Calls `work`; where memory runs out, calls it again with half of the slots, to do what is still missing."""
-        try:
-            while not self._try(work, is_sampled):
-                # Only here: the traceback of the error would keep the tensors of the loops alive.
-                self._loops.clear()
-                self._cache = None
-                self._slots //= 2
-                self._new_warnings.append(f"out of memory: decoding.batch_size is now {self._slots}")
-                release_memory(self._decoder.device)
-        finally:
-            self.warnings += tuple(self._new_warnings)
-            self._new_warnings.clear()
-
-    def _try(self, work: Callable[[SlotLoop], None], is_sampled: bool) -> bool:
-        """Calls `work`; returns False if memory ran out and the number of slots can still be halved."""
-        try:
-            work(self._get_loop(is_sampled))
-        except (RuntimeError, MemoryError) as error:
-            if self._slots == 1 or not is_out_of_memory(error):
-                raise
-            return False
-        return True
-
-    def _get_loop(self, is_sampled: bool) -> SlotLoop:
-        """Returns the loop for sampled tasks or for others. Loops share a cache; all are kept between calls."""
-        options = self._options
-        if self._cache is None:
-            self._cache = self._decoder.new_cache(self._slots, max(options.num_beams, options.best_of))
-        num_texts = options.best_of if is_sampled else options.num_beams
-        key = is_sampled and num_texts > 1, num_texts
-        if key not in self._loops:
-            if num_texts == 1:
-                self._loops[key] = DecodingLoop(
-                    self._parts, self._cache, self._new_warnings.append, self._methods.recorder, self._speculation
-                )
-            elif is_sampled:
-                self._loops[key] = BestOfLoop(self._parts, self._cache, num_texts)
-            else:
-                self._loops[key] = BeamLoop(self._parts, self._cache, options)
-        return self._loops[key]
-
-    def _choose_methods(self) -> tuple[str | None, ...]:
+    def _choose_methods(self, parts: LoopParts, slots: int) -> tuple[str | None, ...]:
         """Uses the fast methods: those that pass the self-check, or all of them. Returns messages about them."""
         methods, messages = self._methods, tuple[str, ...]()
         if self._options.self_check:
-            messages = methods.check(self._parts, self._window_frames, self._slots)
+            messages = methods.check(parts, self._window_frames, slots)
         else:
             methods.use_all()
-        self._parts = replace(self._parts, side_stream=methods.side_stream)
         assistant = None if self._speculation is None else self._speculation.assistant
         if assistant is not None and not self._decoder.reads_by_length:
             assistant.decoder.single_query_attention = None
         return (*(messages or (self._decoder.warning,)), methods.compile_message)
 
 
-def _run(
+def _run_tasks(
     queue: TaskQueue,
     next_task: Callable[[DecodingTask, DecodingResult], DecodingTask | None],
     later: list[DecodingTask],

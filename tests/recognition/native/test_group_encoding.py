@@ -120,7 +120,7 @@ def test_a_stream_passes_the_self_check_with_chunks_that_wait(
     events: list[str] = []
     monkeypatch.setattr(DecodingLoop, "_run_steps", noted(DecodingLoop._run_steps, events))
     recognizer = load(small_checkpoint, monkeypatch, EarlyStream(events), replace(OPTIONS, self_check=True))
-    assert recognizer._parts.side_stream is not None
+    assert recognizer._loops.parts.side_stream is not None
     assert any("model.encode_ahead: a second stream; its results agree" in text for text in recognizer.warnings)
     assert "steps start steps" in " ".join(events)
 
@@ -134,5 +134,5 @@ def test_a_stream_that_is_not_waited_for_does_not_pass(small_checkpoint: Path, m
             return lambda: (features, torch.zeros_like(encoded))
 
     recognizer = load(small_checkpoint, monkeypatch, Torn([]), replace(OPTIONS, self_check=True))
-    assert recognizer._parts.side_stream is None
+    assert recognizer._loops.parts.side_stream is None
     assert any(text.startswith("model.encode_ahead: one stream, as a second stream") for text in recognizer.warnings)

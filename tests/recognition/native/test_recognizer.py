@@ -136,7 +136,7 @@ def test_a_dropped_recognizer_frees_its_weights_and_caches_at_once(whisper_tiny_
             whisper_tiny_en, replace(EXACT, timestamps="word", window="gated"), whisper_tiny_en
         )
         english(recognizer, clips[:1])
-        (loop,) = recognizer._loops.values()
+        (loop,) = recognizer._loops.loops.values()
         parts = [
             recognizer,
             recognizer._encoder,
