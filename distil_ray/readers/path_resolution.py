@@ -7,22 +7,24 @@ A list may name files below these folders only, unless ``input.allow_external_pa
 make a job read anything else. What counts is where a URI leads and not its spelling. ``..`` and its encoded forms,
 other buckets and hosts, other schemes (``file://`` in a manifest on S3) and symbolic links on local disks are resolved.
 
-Size and version come from the storage, with parallel requests if it is remote. A file that a hundred consecutive
-segments name is requested once. What is not a regular file becomes a failed recording and is never opened.
+Size and version come from the storage: on a remote one from listings where these pay (`file_lookup.py`), else with
+parallel requests. A file that a hundred consecutive segments name is requested once. What is not a regular file becomes
+a failed recording and is never opened.
 """
 
 import os
 import posixpath
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import chain
+from functools import lru_cache, partial
+from itertools import chain, islice
 from urllib.parse import unquote
 
 from distil_ray.errors import ErrorKind, InputError, SettingsError
 from distil_ray.readers.audio_formats import without_query
+from distil_ray.readers.file_lookup import FileLookup
 from distil_ray.readers.location import recording_version
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.readers.references import unicode_variants
@@ -66,7 +68,8 @@ def _split(uri: str) -> tuple[str, str]:
 
 
 MAX_NAME_BYTES, MAX_KEY_BYTES = 255, 1100  # of a name on a disk; of a URI in a bucket, whose key may have 1,024
-CACHE_SIZE = 8192  # files of which is kept what is known, for the segments that follow; more than one batch of a table
+CACHE_SIZE = 32_768  # files of which is kept what is known, for the segments that follow
+WINDOW = 8192  # recordings whose files are looked for at once; with a batch of a table it is less than `CACHE_SIZE`
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +154,22 @@ class PathResolver:
             return
         look = lru_cache(CACHE_SIZE)(self._find)
 
-        def locate(recording: Recording) -> Recording:
+        def locate(listed: Mapping[str, Entry], recording: Recording) -> Recording:
             named = self._by_uri.get(recording.uri) or _ResolvedPath(recording.uri, (recording.uri,))
-            found = look(named)
+            found = listed.get(recording.uri) or look(named)
             if isinstance(found, Entry):
                 version = recording_version(found.version, recording.location)
                 return replace(recording, uri=found.uri, source_size=found.size, source_version=version)
             return recording if found is None else replace(recording, error_kind=found.kind, error=str(found))
 
-        yield from ordered_parallel_map(locate, chain([first], stream), num_request_threads(first.uri))
+        recordings, threads = chain([first], stream), num_request_threads(first.uri)
+        if not is_remote(first.uri):
+            yield from ordered_parallel_map(partial(locate, {}), recordings, threads)
+            return
+        files = FileLookup(self._storage)
+        while window := list(islice(recordings, WINDOW)):
+            listed = files.find({recording.uri for recording in window})
+            yield from ordered_parallel_map(partial(locate, listed), window, threads)
 
     def _obstacle(self, uri: str) -> str | None:
         """Returns why no storage can have such a file; None if one may."""

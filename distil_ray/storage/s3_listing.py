@@ -23,6 +23,18 @@ def walk(fs: S3, path: str) -> Iterator[dict[str, Any]]:
     yield from _objects(fs, bucket, f"{key}/" if key else "")
 
 
+def page_from(fs: S3, path: str, first: str) -> tuple[list[dict[str, Any]], bool]:
+    """Returns up to 1000 objects below ``bucket/prefix`` by key, and whether they are the last. One request.
+
+    They begin with the object whose path is `first`, where there is one; a few with the same beginning may precede it.
+    """
+    bucket, _, key = path.partition("/")
+    start = first.partition("/")[2][:-1]  # the store lists what comes after it
+    request = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **({"StartAfter": start} if start else {})}
+    page = fs.call_s3("list_objects_v2", **request)
+    return list(_described(bucket, page)), not page.get("IsTruncated")
+
+
 def is_folder(fs: S3, path: str) -> bool:
     """Returns True if there are objects below ``bucket/prefix``; an object of exactly that key does not count."""
     bucket, _, key = path.partition("/")
@@ -46,16 +58,20 @@ def glob(fs: S3, pattern: str) -> Iterator[dict[str, Any]]:
 
 
 def _objects(fs: S3, bucket: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
-    """As fsspec describes files. An empty object whose key ends with a slash is a marker that some tools put in place
-    of a folder."""
     request = {"Bucket": bucket, "Prefix": prefix, **({"Delimiter": delimiter} if delimiter else {})}
     while True:
         page = fs.call_s3("list_objects_v2", **request)
-        for found in page.get("Contents", ()):
-            key = found["Key"]
-            if not key.endswith("/"):
-                known = {name: found[name] for name in ("ETag", "LastModified")}
-                yield {"name": f"{bucket}/{key}", "key": key, "size": found["Size"], **known}
+        yield from _described(bucket, page)
         if not page.get("IsTruncated"):
             return
         request["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _described(bucket: str, page: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """As fsspec describes files. An empty object whose key ends with a slash is a marker that some tools put in place
+    of a folder."""
+    for found in page.get("Contents", ()):
+        key = found["Key"]
+        if not key.endswith("/"):
+            known = {name: found[name] for name in ("ETag", "LastModified")}
+            yield {"name": f"{bucket}/{key}", "key": key, "size": found["Size"], **known}

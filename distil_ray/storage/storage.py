@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,7 +22,8 @@ import fsspec
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.storage import atomic_files, local_files, s3_listing, s3_objects
-from distil_ray.storage.http import NoRangesError, make_session_factory, retry_delay_s, translate_http_error
+from distil_ray.storage.file_systems import open_file_system
+from distil_ray.storage.http import NoRangesError, retry_delay_s, translate_http_error
 from distil_ray.storage.range_reader import RangeReader
 from distil_ray.storage.storage_errors import (
     ChangedError,
@@ -56,6 +56,14 @@ class Entry:
     modified: float | None = field(default=None, compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class ListedPage:
+    """Files of a folder that follow one another by name; `is_last`: there are none after them."""
+
+    entries: list[Entry]
+    is_last: bool
+
+
 def _pass_over(path: str, kind: str) -> None:
     """Ignores a special file; the default of `on_special`."""
 
@@ -82,6 +90,20 @@ class Storage:
             infos = s3_listing.walk(fs, path) if hasattr(fs, "call_s3") else _list_folders(fs, path)
             for info in infos:
                 yield _entry(uri, info)
+
+    def lists_by_name(self, uri: str) -> bool:
+        """Returns whether `list_from` works for a store."""
+        return is_remote(uri) and hasattr(self._open(uri)[0], "call_s3")
+
+    def list_from(self, folder: str, first: str) -> ListedPage:
+        """Returns up to a thousand files below a folder by name, from the file `first` on. One request.
+
+        Only where `lists_by_name` returns True. Raises `StorageError` as `list_files`.
+        """
+        with storage_errors("list", folder):
+            fs, path = self._open(folder)
+            infos, is_last = s3_listing.page_from(fs, path, self._open(first)[1])
+            return ListedPage([_entry(folder, info) for info in infos], is_last)
 
     def glob(self, pattern: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
         """Yields the files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; else as `list_files`."""
@@ -371,39 +393,12 @@ class Storage:
     def _open(self, uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
         scheme = uri.split("://", 1)[0] if is_remote(uri) else "file"
         try:
-            fs = _filesystem(scheme, self.config, *_s3_endpoint_and_region(self.config), is_encoded(uri))
+            fs = open_file_system(scheme, self.config, encoded=is_encoded(uri))
         except (ValueError, ImportError) as error:
             raise SettingsError(
                 f"{uri}: no storage for '{scheme}://' ({error}). Install the fsspec package for it."
             ) from error
         return fs, cast(str, fs._strip_protocol(uri))
-
-
-@lru_cache(maxsize=32)
-def _filesystem(
-    scheme: str, config: StorageConfig, endpoint: str | None, region: str | None, encoded: bool
-) -> fsspec.AbstractFileSystem:
-    """fsspec's file system, listings never cached: another process may have written since. `encoded`: whether web
-    addresses are sent as they are.
-
-    But for Hugging Face's hub: its client tells a file's version only where it keeps listings, and data sets change
-    less often than jobs run.
-    """
-    options: dict[str, Any] = {} if scheme == "hf" else {"use_listings_cache": False}
-    if scheme in {"s3", "s3a"}:
-        options |= {
-            "anon": config.anonymous,
-            "endpoint_url": endpoint,
-            "client_kwargs": {"region_name": region} if region else {},
-            "config_kwargs": {
-                "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
-                "connect_timeout": config.timeout_s,
-                "read_timeout": config.timeout_s,
-            },
-        }
-    elif is_http(f"{scheme}://"):
-        options |= {"get_client": make_session_factory(config.max_attempts, config.timeout_s), "encoded": encoded}
-    return fsspec.filesystem(scheme, **options)
 
 
 def _has_ranges(fs: fsspec.AbstractFileSystem, path: str) -> bool:
@@ -426,13 +421,6 @@ def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str
         below = [info for info in infos if info["name"] != folder]  # a file lists itself
         folders.extend(info["name"] for info in reversed(below) if info["type"] == "directory")
         yield from (info for info in below if info["type"] != "directory")
-
-
-def _s3_endpoint_and_region(config: StorageConfig) -> tuple[str | None, str | None]:
-    """Returns (endpoint, region) from the config, else from the environment."""
-    endpoint = config.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    region = config.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    return endpoint, region
 
 
 def _upload(fs: fsspec.AbstractFileSystem, local: str, path: str) -> None:

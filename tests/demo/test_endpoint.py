@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from distil_ray.demo.endpoint import serve_bucket
-from distil_ray.storage.storage import Storage, _filesystem
+from distil_ray.storage.file_systems import _file_system
+from distil_ray.storage.storage import Storage
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def own_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections are kept by settings, and these endpoints differ in their environment alone."""
-    _filesystem.cache_clear()
+    _file_system.cache_clear()
     monkeypatch.setattr("fsspec.AbstractFileSystem._cache", {}, raising=False)
 
 
@@ -28,7 +29,7 @@ def _enter(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Stor
     for name, value in environment.items():
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
-    _filesystem.cache_clear()
+    _file_system.cache_clear()
     return Storage()
 
 

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import HfFileSystem
 
 from distil_ray.errors import ExitCode
-from distil_ray.storage import storage
+from distil_ray.storage import file_systems
 from tests.readers.conftest import CLIPS, listed
 from tests.readers.shards import audio_cells, parquet_bytes, run_job, tar
 from tests.support.fake_hub import FakeHub, serve_hub
@@ -23,7 +23,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield hub
     HfFileSystem.clear_instance_cache()
-    storage._filesystem.cache_clear()
+    file_systems._file_system.cache_clear()
 
 
 def test_a_data_set_on_the_hub_gives_its_recordings(
