@@ -42,7 +42,7 @@ from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
 PARTS = ("requests", "ledger", "nights", "skew", "actors", "plain_ray", "object_store")
-PART_S = 60.0
+PART_S = 30.0
 RECORDING_S = 1.0
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
 UNITS = ("run", "recording", "block", "block of two parts", "shard")
@@ -62,8 +62,8 @@ class Shape:
         return [1, self.recordings, self.blocks, self.split, *([self.shards] if sharded else [])]
 
 
-SHAPES = (Shape(120, 2), Shape(240, 4), Shape(240, 2, split=2), Shape(120, 4))
-MORE_SHARDS = Shape(240, 4, shards=3)
+SHAPES = (Shape(120, 4), Shape(240, 8), Shape(240, 4, split=4), Shape(120, 8))
+MORE_SHARDS = Shape(240, 8, shards=4)
 
 
 @dataclass(frozen=True, slots=True)

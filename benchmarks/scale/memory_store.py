@@ -89,7 +89,8 @@ class MemoryStore(S3Proxy):
 
     def _list(self, request: Request) -> Answer:
         prefix = request.query.get("prefix", [""])[0]
-        after = request.query.get("continuation-token", [prefix])[0]
+        start = max(prefix, request.query.get("start-after", [""])[0])
+        after = request.query.get("continuation-token", [start])[0]
         with self._lock:
             if self._sorted is None:
                 self._sorted = sorted(self.objects)
