@@ -129,7 +129,7 @@ class FaultIsolatedStage:
             return retry_individually(part, f"its recognizer raised {describe_error(error)}", self._recognize_recording)
 
     def _recognize(self, part: pa.Table, claim: Claim, part_deaths: Sequence[Attempt] = ()) -> pa.Table:
-        """Recognizes a part, or one recording of it, within the time limit. The attempt is released unless it dies.
+        """Recognizes a part, or one recording of it, in limited time. Releases the attempt, unless the process dies.
 
         `part_deaths`: earlier attempts at the whole part.
         """
@@ -170,7 +170,7 @@ class FaultIsolatedStage:
 
 
 def _key(part: pa.Table) -> str:
-    """Returns the name of a part in its run: a folder per task."""
+    """Returns the name of a part in its run."""
     return f"{part['task_id'][0].as_py()}/part-{part['part_index'][0].as_py():06d}"
 
 

@@ -263,17 +263,25 @@ class BeamState:
         logprobs = self._finished_logprobs[where, :num_texts, :num_tokens].cpu().double()
         is_finished = self._is_finished[where, :num_texts].tolist()
         chosen = []
-        for row, finished in enumerate(is_finished):
-            best = 0  # with the best score
-            # Beams are alike until there are as many continuations, and so may be finished texts.
-            texts = {tuple(tokens[row][i][: lengths[row][i]]): i for i in reversed(range(num_texts)) if finished[i]}
-            if len(texts) > 1:
-                numbers = sorted(texts.values())
-                words = [[token for token in tokens[row][i][: lengths[row][i]] if token < self._eot] for i in numbers]
-                best = numbers[least_risk(words, [float(logprobs[row, i, : lengths[row][i]].sum()) for i in numbers])]
-            end = lengths[row][best]
-            chosen.append((tokens[row][best][:end], logprobs[row, best, :end]))
+        for row, ends in enumerate(lengths):
+            texts = [text[:end] for text, end in zip(tokens[row], ends, strict=True)]
+            best = 0 if num_texts == 1 else _least_risk_text(texts, logprobs[row], is_finished[row], self._eot)
+            chosen.append((texts[best], logprobs[row, best, : ends[best]]))
         return chosen
+
+
+def _least_risk_text(texts: Sequence[list[int]], logprobs: Tensor, is_finished: Sequence[bool], eot: int) -> int:
+    """Returns the number of the finished text with the fewest expected errors; 0, that of the best score, if alone.
+
+    `logprobs`: of each token of each text, shape (texts, tokens).
+    """
+    # Beams are alike until there are as many continuations, and so may be finished texts: each counts once.
+    first = {tuple(text): number for number, text in reversed(list(enumerate(texts))) if is_finished[number]}
+    numbers = sorted(first.values())
+    if len(numbers) < 2:
+        return 0
+    words = [[token for token in texts[number] if token < eot] for number in numbers]  # without times
+    return numbers[least_risk(words, [float(logprobs[number, : len(texts[number])].sum()) for number in numbers])]
 
 
 def _select(texts: Tensor, indices: Tensor) -> Tensor:
