@@ -11,7 +11,7 @@ the bytes in Ray's object store (`object_store.py`).
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,8 +62,8 @@ class Shape:
         return [1, self.recordings, self.blocks, self.split, *([self.shards] if sharded else [])]
 
 
-SHAPES = (Shape(120, 4), Shape(240, 8), Shape(240, 4, split=4), Shape(120, 8))
-MORE_SHARDS = Shape(240, 8, shards=4)
+SHAPES = (Shape(60, 2), Shape(120, 4), Shape(120, 2, split=2), Shape(60, 4))  # too few blocks for an index of them
+MORE_SHARDS = Shape(120, 4, shards=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,9 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
 def measure_layout(layout: str, shapes: Sequence[Shape] | None = None) -> LayoutCost:
     """Counts the requests of runs of several shapes over one layout, and of a rerun of each."""
     sharded = layout in SHARDED
+    part_s = PART_S
+    if layout == "manifest":  # with twice as many recordings, so that their files are found by listings
+        part_s, shapes = 2 * PART_S, [replace(shape, recordings=2 * shape.recordings) for shape in shapes or SHAPES]
     shapes = shapes or (*SHAPES, *([MORE_SHARDS] if sharded else []))
     with TemporaryDirectory(prefix="distil-ray-scale-") as folder:
         root = Path(folder)
@@ -148,7 +151,7 @@ def measure_layout(layout: str, shapes: Sequence[Shape] | None = None) -> Layout
             proxy = CountingProxy(endpoint.url, name_request)
             with proxy.serving() as url:
                 configs = [
-                    _write_config(shape, f"s3://{bucket}/{number}", path, url, root / f"{number}.yaml")
+                    _write_config(shape, part_s, f"s3://{bucket}/{number}", path, url, root / f"{number}.yaml")
                     for number, (shape, path) in enumerate(zip(shapes, inputs, strict=True))
                 ]
                 first, again = (run_configs(configs, endpoint.environment, proxy) for _ in range(2))
@@ -262,7 +265,7 @@ def _write_input(layout: str, shape: Shape, folder: Path) -> str:
     return write_input(layout, shape.recordings, shape.shards, RECORDING_S, folder / "input")
 
 
-def _write_config(shape: Shape, root_uri: str, path: str, url: str, config: Path) -> Path:
+def _write_config(shape: Shape, part_s: float, root_uri: str, path: str, url: str, config: Path) -> Path:
     overrides = [
         f"input.uri={root_uri}/input/{path}",
         f"output.uri={root_uri}/output",
@@ -271,7 +274,7 @@ def _write_config(shape: Shape, root_uri: str, path: str, url: str, config: Path
         f"model.name={MODEL}",
         "decoding.language=en",
         f"plan.task_recordings={shape.recordings // shape.blocks}",
-        f"plan.part_audio_s={PART_S}",
+        f"plan.part_audio_s={part_s}",
         "report.write=false",  # the page reads some blocks for examples, which few blocks could not tell from all
     ]
     config.write_text(dump_config(load_config(None, overrides)), encoding="utf-8")

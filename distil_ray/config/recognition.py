@@ -241,7 +241,7 @@ class DecodingConfig(Section):
         "score",
         description="With num_beams above 1, which of the finished texts is taken: score: the one with the best score,"
         " as transformers does; minimum_bayes_risk: the one with the fewest expected errors, that is the least edit"
-        " distance to all of them weighted by their probabilities, which costs nothing and makes fewer word errors.",
+        " distance to all of them, weighted by their probabilities.",
     )
     best_of: int = Field(
         1,
