@@ -1,7 +1,7 @@
 """The context of a run: its settings, the locations of its files, and the fingerprint of its settings.
 
     OUTPUT/transcripts/[date=YYYY-MM-DD/]task-<hash>.parquet     one row per recording
-    OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  attempts/  summary.json  groups.csv  failed.csv  events.jsonl
+    OUTPUT/runs/<run_id>/config.yaml  plan/  parts/  summary.json  groups.csv  failed.csv  events.jsonl
                          report.html  _SUCCESS
 
 The driver makes one `Run`. It is frozen and is pickled to every stage, so that no stage reads the environment, the
