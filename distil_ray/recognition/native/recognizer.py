@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from distil_ray.recognition.base import PCM16, LanguageProbabilities, RecognizerOptions, TranscribedWindow
@@ -105,38 +107,25 @@ class NativeRecognizer:
         attention, attention_warning = _choose_attention(options)
         prepare_memory()
         model = open_model(
-            folder,
-            device=options.device,
-            dtype=options.dtype,
-            attention=attention,
-            threads=options.threads,
+            folder, device=options.device, dtype=options.dtype, attention=attention, threads=options.threads
         )
         self._options = options
         self._tokens = load_tokens(folder, options)
         self._prefix = self._tokens.prefix(options.prefix, options.timestamps != "none")
+        self._decodes_timestamps = options.timestamps != "none" or options.long_form
+        self.stats = DecodingStats()
+        # The loops and the speculation append to this list: a method of `self` would close a reference cycle.
+        self._new_warnings: list[str] = []
+        num_texts = max(options.num_beams, options.best_of)
         float8 = create_layers(model.device) if model.is_float8 else None
         self._encoder = Encoder(model.module, model.int8, float8)
-        num_texts = max(options.num_beams, options.best_of)
         is_single = num_texts == 1 and assistant is None  # one query per row in each step
         self._decoder = Decoder(model.module, model.int8, float8=float8, reads_states=is_single)
         if options.window == "gated":
             self._encoder.add_silence_context()
             self._decoder.add_silence(self._encoder.silence)
         keep_freed_memory()
-        config = model.module.config
-        self._decodes_timestamps = options.timestamps != "none" or options.long_form
-        self._rules = LogitsRules(
-            self._tokens,
-            config.vocab_size,
-            self._decodes_timestamps,
-            model.device,
-            repetition_penalty=options.repetition_penalty,
-            no_repeat_ngram_size=options.no_repeat_ngram_size,
-        )
-        self._log_mel = LogMel(config.num_mel_bins, model.device)
-        self.stats = DecodingStats()
-        # The loops and the speculation append to this list: a method of `self` would close a reference cycle.
-        self._new_warnings: list[str] = []
+        parts, heads_warning = self._create_parts(model.module, model.device)
         self._speculation: Speculation | None = None
         assistant_warnings, bytes_per_slot = tuple[str, ...](), self._decoder.bytes_per_slot(num_texts)
         if assistant is not None:
@@ -145,17 +134,6 @@ class NativeRecognizer:
             bytes_per_slot += helper.decoder.bytes_per_slot()
             assistant_warnings = helper.warnings
         slots, slots_warning = choose_slots(options.batch_size, model.device, bytes_per_slot)
-        aligner, heads_warning = create_aligner(model.module, self._decoder, self._tokens.eot)
-        parts = LoopParts(
-            self._encoder,
-            self._decoder,
-            self._rules,
-            self._log_mel,
-            self._tokens,
-            self.stats,
-            aligner,
-            partial(_required_alignment, options.timestamps == "word", self._tokens),
-        )
         self._methods = FastMethods(
             self._decoder,
             self._encoder,
@@ -177,9 +155,34 @@ class NativeRecognizer:
             attention_warning,
             *method_warnings,
             slots_warning,
-            heads_warning if options.timestamps == "word" else None,
+            heads_warning,
         )
         self.warnings = tuple(warning for warning in warnings if warning)
+
+    def _create_parts(self, module: Any, device: torch.device) -> tuple[LoopParts, str | None]:
+        """Returns what the loops work with, and a warning if the times of words may be wrong."""
+        options, tokens = self._options, self._tokens
+        rules = LogitsRules(
+            tokens,
+            module.config.vocab_size,
+            self._decodes_timestamps,
+            device,
+            repetition_penalty=options.repetition_penalty,
+            no_repeat_ngram_size=options.no_repeat_ngram_size,
+        )
+        has_words = options.timestamps == "word"
+        aligner, warning = create_aligner(module, self._decoder, tokens.eot)
+        parts = LoopParts(
+            self._encoder,
+            self._decoder,
+            rules,
+            LogMel(module.config.num_mel_bins, device),
+            tokens,
+            self.stats,
+            aligner,
+            partial(_required_alignment, has_words, tokens),
+        )
+        return parts, warning if has_words else None
 
     @property
     def processed_s(self) -> float:

@@ -127,8 +127,9 @@ def test_a_repetition_found_while_the_device_works_is_truncated_where_it_ends(
     )
     monkeypatch.setattr("distil_ray.recognition.native.fallback.needs_full_window", lambda *_: False)
     ahead = NativeRecognizer(whisper_tiny_en, OPTIONS)
-    for rules in (ahead._rules._suppressed, ahead._rules._suppressed_first):
-        rules[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
+    rules = ahead._loops.parts.rules
+    for suppressed in (rules._suppressed, rules._suppressed_first):
+        suppressed[ahead._tokens.eot] = float("-inf")  # else they would end by themselves
     found = english(ahead, clips)
     assert {len(each.tokens) for each in found} == {16}
     assert ahead.stats.steps <= 2 * (16 + 2 * 8), "in each of two turns a row takes two more polls, at most"
