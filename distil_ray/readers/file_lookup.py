@@ -72,7 +72,12 @@ def _order(uri: str) -> bytes:
     return uri.encode()
 
 
+def _may_be_listed(uri: str) -> bool:
+    """Returns whether a store may list this name: not that of a bucket itself, nor one with lone surrogates."""
+    return uri.count("/") > 2 and not any("\ud800" <= letter <= "\udfff" for letter in uri)
+
+
 def _by_bucket(uris: Collection[str]) -> Iterator[list[str]]:
     """Yields the different URIs of each bucket, sorted as stores do."""
-    for _, names in groupby(sorted(set(uris), key=_order), key=lambda uri: uri.split("/")[:3]):
+    for _, names in groupby(sorted(set(filter(_may_be_listed, uris)), key=_order), key=lambda uri: uri.split("/")[:3]):
         yield list(names)

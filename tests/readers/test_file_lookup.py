@@ -57,6 +57,13 @@ def test_what_is_found_is_there_and_was_asked_for(there: set[str], wanted: set[s
 
 
 @pytest.mark.usefixtures("small_pages")
+def test_a_bucket_without_a_name_and_a_name_that_is_no_text_are_passed_over() -> None:
+    names = {f"s3://bucket/{number}.wav" for number in range(9)}
+    odd = {"s3://bucket", "s3://bucket/\ud800.wav", "s3://other/1.wav"}
+    assert set(FileLookup(Bucket(names)).find(names | odd)) == names  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("small_pages")
 def test_a_list_of_all_files_takes_a_listing_for_each_page() -> None:
     names = {f"s3://bucket/f/{folder}/{number:03d}.wav" for folder in "abc" for number in range(100)}
     bucket = Bucket(names)
