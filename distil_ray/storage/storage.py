@@ -93,7 +93,7 @@ class Storage:
 
     def lists_by_name(self, uri: str) -> bool:
         """Returns whether `list_from` works for a store."""
-        return is_remote(uri) and hasattr(self._open(uri)[0], "call_s3")
+        return self._is_s3(uri)
 
     def list_from(self, folder: str, first: str) -> ListedPage:
         """Returns up to a thousand files below a folder by name, from the file `first` on. One request.
@@ -269,6 +269,9 @@ class Storage:
 
     def has_conditional_reads(self, uri: str) -> bool:
         """Returns whether a read can name the version that the file must have, which spares a look at it before."""
+        return self._is_s3(uri)
+
+    def _is_s3(self, uri: str) -> bool:
         return is_remote(uri) and hasattr(self._open(uri)[0], "call_s3")
 
     def put(self, uri: str, data: bytes) -> None:
