@@ -54,7 +54,7 @@ class FileLookup:
             page = self._storage.list_from(folder, names[at])
             found.update((entry.uri, entry) for entry in page.entries if entry.uri in wanted)
             if page.is_last:
-                return
+                break
             answered = bisect_right(names, _order(page.entries[-1].uri), lo=at, key=_order) if page.entries else at
             num_poor += answered - at < MIN_ANSWERED
             if num_poor == MAX_POOR:
