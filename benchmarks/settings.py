@@ -37,6 +37,7 @@ class ScaleSettings:
     block_s: float = option(1200.0, "seconds of audio in a file of transcripts: plan.task_audio_s")
     part_s: float = option(600.0, "seconds of audio in a part of it: plan.part_audio_s")
     shard_recordings: int = option(1000, "recordings of one of its shards")
+    group_recordings: int = option(100, "recordings of a row group, if its shards are Parquet files")
     write_price: float = option(0.005, "dollars per 1000 PUT and LIST requests")
     read_price: float = option(0.0004, "dollars per 1000 GET and HEAD requests; DELETE is free")
     blocks: tuple[int, ...] = option((1000, 4000), "blocks of the outputs whose ledger is read")

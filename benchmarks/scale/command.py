@@ -44,26 +44,36 @@ from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 PARTS = ("requests", "ledger", "nights", "skew", "actors", "plain_ray", "object_store")
 PART_S = 30.0
 RECORDING_S = 1.0
+ROWS_A_GROUP = 15
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
-UNITS = ("run", "recording", "block", "block of two parts", "shard")
+UNITS = ("run", "recording", "row group", "block", "block of two parts", "shard")
+ROW_GROUPS = "parquet"  # the layout whose recordings are read by row groups
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A run to be counted: numbers of `UNITS`, one run excepted."""
+    """A run to be counted: numbers of `UNITS`. A block has whole row groups."""
 
     recordings: int
     blocks: int
     split: int = 0
     shards: int = 1
 
-    def row(self, sharded: bool) -> list[int]:
-        """Returns its row of the system of equations."""
-        return [1, self.recordings, self.blocks, self.split, *([self.shards] if sharded else [])]
+    def row(self, layout: str) -> list[int]:
+        """Returns its row of the system of equations: the numbers of `layout_units`."""
+        numbers = (1, self.recordings, self.recordings // ROWS_A_GROUP, self.blocks, self.split, self.shards)
+        counts = dict(zip(UNITS, numbers, strict=True))
+        return [counts[unit] for unit in layout_units(layout)]
+
+
+def layout_units(layout: str) -> list[str]:
+    """Returns those of `UNITS` that the requests of a layout depend on."""
+    other = "recording" if layout == ROW_GROUPS else "row group"
+    return [unit for unit in UNITS if unit != other and (unit != "shard" or layout in SHARDED)]
 
 
 SHAPES = (Shape(60, 2), Shape(120, 4), Shape(120, 2, split=2), Shape(60, 4))  # too few blocks for an index of them
-MORE_SHARDS = Shape(120, 4, shards=3)
+MORE_SHARDS = Shape(180, 6, shards=3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +148,10 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
 
 def measure_layout(layout: str, shapes: Sequence[Shape] | None = None) -> LayoutCost:
     """Counts the requests of runs of several shapes over one layout, and of a rerun of each."""
-    sharded = layout in SHARDED
     part_s = PART_S
     if layout == "manifest":  # with twice as many recordings, so that their files are found by listings
         part_s, shapes = 2 * PART_S, [replace(shape, recordings=2 * shape.recordings) for shape in shapes or SHAPES]
-    shapes = shapes or (*SHAPES, *([MORE_SHARDS] if sharded else []))
+    shapes = shapes or (*SHAPES, *([MORE_SHARDS] if layout in SHARDED else []))
     with TemporaryDirectory(prefix="distil-ray-scale-") as folder:
         root = Path(folder)
         inputs = [_write_input(layout, shape, root / "bucket" / str(number)) for number, shape in enumerate(shapes)]
@@ -164,6 +173,7 @@ def name_request(request: Request, key: str) -> str:
     place, _, rest = path.partition("/")
     if place == "input":
         is_header = kind_of(request) is Kind.RANGED_GET and _range_size(request) == HEAD_BYTES
+        is_header = is_header and not path.endswith(".parquet")  # whose footer is as large
         return f"{number}/{HEADERS if is_header else 'listing' if request.is_listing else 'input'}"
     folder = rest.split("/")[2:3] if rest.startswith("runs/") and rest.count("/") > 2 else [rest.split("/")[0]]
     known = {"plan", "parts", "indexes", TRANSCRIPTS}
@@ -182,9 +192,7 @@ def solve(
     again: Mapping[str, Traffic],
 ) -> LayoutCost:
     """Returns the requests per unit from the traffic of runs by ``number/purpose``; `again`: of their reruns."""
-    sharded = layout in SHARDED
-    rows = np.array([shape.row(sharded) for shape in shapes], float)
-    units = UNITS if sharded else UNITS[:-1]
+    rows, units = np.array([shape.row(layout) for shape in shapes], float), layout_units(layout)
     totals = [_by_kind(first, number, without=HEADERS) for number in range(len(shapes))]
     shares = {kind: np.linalg.solve(rows, [float(total[kind]) for total in totals]) for kind in Kind}
     requests = {
@@ -251,7 +259,8 @@ def _count_units(settings: ScaleSettings) -> dict[str, float]:
     blocks = settings.hours * 3600 / settings.block_s
     more_parts = max(settings.block_s / settings.part_s, 1.0) - 1.0  # of a block, beyond the first
     shards = recordings / settings.shard_recordings
-    return dict(zip(UNITS, (1.0, recordings, blocks, blocks * more_parts, shards), strict=True))
+    groups = recordings / settings.group_recordings
+    return dict(zip(UNITS, (1.0, recordings, groups, blocks, blocks * more_parts, shards), strict=True))
 
 
 def price(requests: Mapping[str, float], settings: ScaleSettings) -> float:
@@ -262,7 +271,7 @@ def price(requests: Mapping[str, float], settings: ScaleSettings) -> float:
 
 
 def _write_input(layout: str, shape: Shape, folder: Path) -> str:
-    return write_input(layout, shape.recordings, shape.shards, RECORDING_S, folder / "input")
+    return write_input(layout, shape.recordings, shape.shards, RECORDING_S, folder / "input", ROWS_A_GROUP)
 
 
 def _write_config(shape: Shape, part_s: float, root_uri: str, path: str, url: str, config: Path) -> Path:

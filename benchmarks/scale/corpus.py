@@ -17,7 +17,14 @@ SHARDED = ("tar", "parquet")
 ROWS_A_GROUP = 30  # of a Parquet file
 
 
-def write_input(layout: str, num_recordings: int, num_shards: int, recording_s: float, folder: Path) -> str:
+def write_input(
+    layout: str,
+    num_recordings: int,
+    num_shards: int,
+    recording_s: float,
+    folder: Path,
+    rows_a_group: int = ROWS_A_GROUP,
+) -> str:
     """Writes recordings of noise (WAV, 16 kHz mono).
 
     Args:
@@ -26,6 +33,7 @@ def write_input(layout: str, num_recordings: int, num_shards: int, recording_s: 
         num_shards: Number of shards that they are divided among; used for `SHARDED` only.
         recording_s: Duration of each, seconds.
         folder: Target folder, which is created.
+        rows_a_group: Rows of a row group of a Parquet file.
 
     Returns:
         The path of the input below `folder`; empty if it is the folder itself.
@@ -41,8 +49,11 @@ def write_input(layout: str, num_recordings: int, num_shards: int, recording_s: 
         (folder / "manifest.jsonl").write_text("\n".join(rows) + "\n")
         return "manifest.jsonl"
     for shard in range(num_shards):
-        write = _write_tar if layout == "tar" else _write_parquet
-        write(recordings[shard::num_shards], recording_s, folder / f"shard-{shard:03d}.{layout}")
+        mine, path = recordings[shard::num_shards], folder / f"shard-{shard:03d}.{layout}"
+        if layout == "tar":
+            _write_tar(mine, recording_s, path)
+        else:
+            _write_parquet(mine, recording_s, path, rows_a_group)
     return ""
 
 
@@ -56,12 +67,12 @@ def _write_tar(recordings: list[tuple[str, bytes]], recording_s: float, path: Pa
                 shard.addfile(entry, io.BytesIO(content))
 
 
-def _write_parquet(recordings: list[tuple[str, bytes]], recording_s: float, path: Path) -> None:
+def _write_parquet(recordings: list[tuple[str, bytes]], recording_s: float, path: Path, rows_a_group: int) -> None:
     names, contents = zip(*recordings, strict=True)
     audio = pa.array([{"bytes": data, "path": name} for name, data in recordings])
     texts = ["a reference"] * len(names)
     table = pa.table({"id": names, "audio": audio, "text": texts, "duration": [recording_s] * len(contents)})
-    pq.write_table(table, path, row_group_size=ROWS_A_GROUP)
+    pq.write_table(table, path, row_group_size=rows_a_group)
 
 
 def _noise(seed: int, seconds: float) -> bytes:

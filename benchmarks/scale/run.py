@@ -22,6 +22,7 @@ from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.write_stage import write_parts
+from distil_ray.readers import parquet
 
 NODE: Node = {"CPU": 4.0}  # of the cluster that is not there
 
@@ -36,6 +37,7 @@ def replace_ray(set_attribute: Callable[[Any, str, Any], object]) -> None:
     def run_stages(run: Run, plan: Plan, transcriber: type | None = None, *_: object) -> Iterator[dict[str, Any]]:
         transcribe = (transcriber or TranscribeStage)(run)
         for number, name in enumerate(plan.tasks["task_id"].to_pylist()):
+            parquet._footers.clear()  # the task before may have run in another process
             (pointer,) = ray_graph._task_pointer(number, name, plan.secret_uris.get(number, {}))
             for part in decode_tasks(pointer, run):
                 yield from write_parts(transcribe(part), run).to_pylist()

@@ -7,28 +7,28 @@ if it is short. A group is copied to the local disk as a whole; its ranges are t
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distil_ray.storage.range_reader import MAX_GAP_BYTES
+from distil_ray.storage.range_reader import MAX_GAP_BYTES, ByteRange
 
 MAX_GROUP_BYTES = 64 << 20  # on the local disk, beside the files that are cut out: an hour of FLAC is some 60 MB
 COPY_BYTES = 1 << 20
 
-ByteRange = tuple[int, int]  # first byte, one past the last
 
-
-def group_ranges(ranges: Sequence[ByteRange]) -> Iterator[tuple[int, ByteRange]]:
+def group_ranges(ranges: Sequence[ByteRange], max_gap_bytes: int | None = None) -> Iterator[tuple[int, ByteRange]]:
     """Divides ranges of a file, in their order, into groups that are read at once.
 
     Args:
         ranges: The ranges, in any order; several may be equal or overlap.
+        max_gap_bytes: Most bytes between two ranges of a group; default `MAX_GAP_BYTES`.
 
     Yields:
         For each group the number of its ranges, and the range that covers them: at most `MAX_GROUP_BYTES`, unless it is
         a single range.
     """
+    gap = MAX_GAP_BYTES if max_gap_bytes is None else max_gap_bytes
     count, (begin, end) = 0, (0, 0)
     for start, stop in ranges:
         covered = min(begin, start), max(end, stop)
-        is_near = start <= end + MAX_GAP_BYTES and stop >= begin - MAX_GAP_BYTES
+        is_near = start <= end + gap and stop >= begin - gap
         if count and is_near and covered[1] - covered[0] <= MAX_GROUP_BYTES:
             count, (begin, end) = count + 1, covered
             continue

@@ -22,10 +22,11 @@ from threading import Lock, Thread
 
 from distil_ray.errors import ErrorKind
 from distil_ray.readers import hf_datasets, parquet
-from distil_ray.readers.byte_ranges import ByteRange, cut_range, group_ranges
+from distil_ray.readers.byte_ranges import cut_range, group_ranges
 from distil_ray.readers.location import byte_range_file, is_unchanged, listed_file_version, read_unit_key
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
+from distil_ray.storage.range_reader import ByteRange
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import ChangedError, MissingError, StorageError
 from distil_ray.storage.uris import is_remote
@@ -100,6 +101,13 @@ class _VersionChecker:
         if entry is None or (recording.source_version is not None and not is_unchanged(recording, entry)):
             raise _changed(recording, ErrorKind.NOT_FOUND if entry is None else ErrorKind.STORAGE)
         return entry
+
+    def find_listed(self, recording: Recording) -> Entry:
+        """Returns the file of a recording as it was listed, if reads of it name that version; else as above."""
+        version = listed_file_version(recording)
+        if version is None or not self.storage.has_conditional_reads(recording.uri):
+            return self.find_unchanged(recording)
+        return Entry(recording.uri, None, version)
 
 
 def _changed(recording: Recording, kind: ErrorKind = ErrorKind.STORAGE) -> ChangedError:
@@ -222,15 +230,18 @@ def _read_unit(unit: Sequence[Recording], target: Path, checker: _VersionChecker
 def _extract(unit: Sequence[Recording], target: Path, checker: _VersionChecker) -> Iterator[FetchResult]:
     """Yields the files of members of a compressed archive, or of rows of a table."""
     uri, place = unit[0].uri, unit[0].location
+    find_file = checker.find_unchanged
     if place is None or place.row_group is None:
         extract = extract_members
     elif uri.endswith(hf_datasets.ARROW_EXTENSION):
         extract = hf_datasets.extract_cells
     else:
-        extract = parquet.extract_cells
+        extract, find_file = parquet.extract_cells, checker.find_listed
     try:
-        yield from extract(unit, target, checker.find_unchanged(unit[0]), checker.storage)
+        yield from extract(unit, target, find_file(unit[0]), checker.storage)
         return
+    except ChangedError:
+        failure: StorageError = _changed(unit[0])
     except StorageError as error:
         failure = error
     except OSError as error:  # of the local disk

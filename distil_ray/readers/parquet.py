@@ -3,15 +3,18 @@
 The index is built without reading the audio: only the chunks of the other columns are read, and the footer, which has
 the size of each row group and the number of its nulls.
 
-The smallest unit that Parquet can read is a row group. The audio is read a row group at a time, but in batches of a few
-megabytes, and reading ends with the last row that is wanted. A row group is therefore read once by every task that has
-rows of it.
+The smallest unit that Parquet can read is a row group. Every task that has rows of a row group reads it from its
+beginning to the last of these rows, in batches of a few megabytes. Audio in an object store is first copied to the
+local disk, with one request for each 64 MiB (`storage/range_reader.py`).
 """
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,6 +31,7 @@ from distil_ray.readers.audio_tables import (
     find_audio_column,
     metadata_columns,
 )
+from distil_ray.readers.byte_ranges import group_ranges
 from distil_ray.readers.index_cache import attach_file_info
 from distil_ray.readers.ordered_iteration import Write
 from distil_ray.readers.sample_arrays import (
@@ -38,18 +42,19 @@ from distil_ray.readers.sample_arrays import (
     write_wav_cell,
 )
 from distil_ray.schema import PythonParquetFile, open_parquet
-from distil_ray.storage.range_reader import RangeReader
+from distil_ray.storage.range_reader import ByteRange, RangeReader
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 
 BUFFER_BYTES = 1 << 20  # read of a column chunk at once
 BATCH_BYTES = 8 << 20  # of audio in memory; a larger row is a batch of its own
+MAX_CHUNK_GAP_BYTES = 256 << 10  # between chunks of columns that are read with one request
 MAX_FOOTERS = 8  # of files read last, in memory
 _EMPTY_ROW_BYTES = 16  # a row of fewer bytes has no audio: only its lengths and definition levels
 
-FileVersion = tuple[str, int | None, str | None]  # URI, size, version
-_footers: dict[FileVersion, pq.FileMetaData] = {}
+FileVersion = tuple[str, str | None]  # URI, version
+_footers: dict[FileVersion, tuple[pq.FileMetaData, int]] = {}  # and the size of the file
 
 
 def read_schema(entry: Entry, storage: Storage) -> pa.Schema | None:
@@ -59,7 +64,7 @@ def read_schema(entry: Entry, storage: Storage) -> pa.Schema | None:
         StorageError: The file cannot be read at all.
     """
     try:
-        with _open_parquet(entry, storage) as parquet:
+        with _open_parquet(entry, storage) as (parquet, _):
             return parquet.schema_arrow
     except StorageError as error:
         if error.kind is not ErrorKind.CORRUPT:
@@ -86,9 +91,10 @@ def build_index(entry: Entry, storage: Storage, requested: str | None) -> pa.Tab
     groups: list[pa.Table] = []
     column, damage = "", None
     try:
-        with _open_parquet(entry, storage) as parquet:
+        with _open_parquet(entry, storage) as (parquet, file):
             column = find_audio_column(parquet.schema_arrow, requested) or ""
             if column:
+                _expect(file, _index_chunks(parquet, column))
                 groups += _index_groups(parquet, column)
     except InputError as error:
         raise InputError(f"{entry.uri}: {error}") from error
@@ -103,37 +109,40 @@ def build_index(entry: Entry, storage: Storage, requested: str | None) -> pa.Tab
 def extract_cells(
     unit: Sequence[Recording], target: Path, file: Entry, storage: Storage
 ) -> Iterator[Path | StorageError]:
-    """Extracts the audio of rows of one row group: see `audio_tables.extract_group_cells`."""
+    """Extracts the audio of rows of one row group: see `audio_tables.extract_group_cells`.
+
+    The size of `file` may be unknown if its version is known (`Storage.open_for_seeking`).
+    """
 
     @contextmanager
     def open_group(column: str, group: int) -> Iterator[Iterator[tuple[int, Write]]]:
-        with _open_parquet(file, storage, audio=(column, group)) as parquet:
+        with _open_parquet(file, storage) as (parquet, source):
             if group >= parquet.num_row_groups or column not in parquet.schema_arrow.names:
                 message = f"{file.uri}: has no column {column} in row group {group}"
                 raise StorageError(ErrorKind.NOT_FOUND, message)
+            _expect(source, [_largest_chunk(parquet.metadata.row_group(group), column)], target.parent)
             yield _iter_cells(file.uri, parquet, group, column)
 
     return extract_group_cells(unit, target, open_group, "row group")
 
 
 @contextmanager
-def _open_parquet(entry: Entry, storage: Storage, audio: tuple[str, int] | None = None) -> Iterator[PythonParquetFile]:
-    """Opens a Parquet file. Errors of Arrow, in opening or later, become a `StorageError` of the kind CORRUPT.
+def _open_parquet(entry: Entry, storage: Storage) -> Iterator[tuple[PythonParquetFile, IO[bytes]]]:
+    """Opens a Parquet file, and yields it with the file object that it reads.
 
-    `audio`: the column and the row group that are about to be read.
+    Errors of Arrow, in opening or later, become a `StorageError` of the kind CORRUPT.
     """
-    version = (entry.uri, entry.size, entry.version)
+    version = entry.uri, entry.version
     try:
-        with storage.open_for_seeking(entry) as file:
+        footer, size = _footers.get(version, (None, entry.size))
+        if entry.size not in (None, size):
+            footer, size = None, entry.size
+        with storage.open_for_seeking(replace(entry, size=size)) as file:
             # Without these two options Arrow holds the whole chunk of a column, which may be all audio of the file.
-            parquet = open_parquet(file, buffer_size=BUFFER_BYTES, metadata=_footers.get(version))
-            if entry.version is not None:
-                _remember_footer(version, parquet.metadata)
-            if audio is not None and isinstance(file, RangeReader):
-                column, group = audio
-                if group < parquet.num_row_groups and column in parquet.schema_arrow.names:
-                    file.expect(*_audio_range(parquet.metadata.row_group(group), column))
-            yield parquet
+            parquet = open_parquet(file, buffer_size=BUFFER_BYTES, metadata=footer)
+            if entry.version is not None and footer is None:
+                _remember_footer(version, parquet.metadata, file.seek(0, os.SEEK_END))
+            yield parquet, file
     except DistilRayError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -143,19 +152,41 @@ def _open_parquet(entry: Entry, storage: Storage, audio: tuple[str, int] | None 
         raise StorageError(ErrorKind.CORRUPT, f"{entry.uri}: cannot be read as Parquet ({reason})") from error
 
 
-def _remember_footer(version: FileVersion, footer: pq.FileMetaData) -> None:
+def _remember_footer(version: FileVersion, footer: pq.FileMetaData, size: int) -> None:
     """Keeps the footer of a version of a file, so that a task that reads several row groups reads it once."""
-    _footers[version] = footer
+    _footers[version] = footer, size
     while len(_footers) > MAX_FOOTERS:
         with suppress(KeyError, RuntimeError):  # another thread may change it at the same time
             del _footers[next(iter(_footers))]
 
 
-def _audio_range(metadata: pq.RowGroupMetaData, column: str) -> tuple[int, int]:
-    """Returns the first byte of the audio of a row group, and one past the last."""
-    chunk = _largest_chunk(metadata, column)
-    start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
+def _expect(file: IO[bytes], chunks: Iterable[pq.ColumnChunkMetaData], folder: Path | None = None) -> None:
+    """Lets chunks of columns that are about to be read be fetched with few requests; see `RangeReader.expect`."""
+    if isinstance(file, RangeReader):
+        ranges = sorted(map(_byte_range, chunks))
+        file.expect([together for _, together in group_ranges(ranges, MAX_CHUNK_GAP_BYTES)], folder)
+
+
+def _byte_range(chunk: pq.ColumnChunkMetaData) -> ByteRange:
+    """Returns the first byte of a column chunk, and one past the last."""
+    start = chunk.dictionary_page_offset if chunk.has_dictionary_page else chunk.data_page_offset
     return start, start + chunk.total_compressed_size
+
+
+def _index_chunks(parquet: PythonParquetFile, column: str) -> Iterator[pq.ColumnChunkMetaData]:
+    """Yields the chunks that an index is built from. Those at the end of a row group adjoin those of the next one."""
+    names = set(_index_columns(parquet.schema_arrow, column))
+    for group in range(parquet.num_row_groups):
+        metadata = parquet.metadata.row_group(group)
+        chunks = map(metadata.column, range(metadata.num_columns))
+        yield from (chunk for chunk in chunks if chunk.path_in_schema in names)
+
+
+def _index_columns(schema: pa.Schema, column: str) -> list[str]:
+    """Returns the Parquet names of the columns that an index is built from."""
+    samples = find_sample_columns(schema, column)
+    path_columns = [f"{column}.{PATH_FIELD}"] if _has_path(schema, column) else []
+    return [*metadata_columns(schema, column), *path_columns, *([samples.leaves[1]] if samples else [])]
 
 
 def _index_groups(parquet: PythonParquetFile, column: str) -> Iterator[pa.Table]:
@@ -171,10 +202,8 @@ def _index_group(parquet: PythonParquetFile, group: int, column: str, first_row:
     names = metadata_columns(schema, column)
     num_rows = parquet.metadata.row_group(group).num_rows
     samples = find_sample_columns(schema, column)
-    path_columns = [f"{column}.{PATH_FIELD}"] if _has_path(schema, column) else []
-    rate_columns = [samples.leaves[1]] if samples else []
-    cells = parquet.read_row_group(group, columns=[*names, *path_columns, *rate_columns])
-    paths = audio_paths(cells[column]) if path_columns else pa.nulls(num_rows, pa.string())
+    cells = parquet.read_row_group(group, columns=_index_columns(schema, column))
+    paths = audio_paths(cells[column]) if _has_path(schema, column) else pa.nulls(num_rows, pa.string())
     if samples:
         is_embedded, row_bytes = _locate_samples(parquet, group, samples, sampling_rates(cells, samples), paths)
     else:

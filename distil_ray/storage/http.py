@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any
 
 import aiohttp
+import fsspec
 
 WAIT_S = 0.2  # before the second try; twice as long before each further one
 MAX_WAIT_S = 20.0
@@ -61,6 +62,14 @@ def _with_range(request: aiohttp.ClientRequest, response: aiohttp.ClientResponse
         response.close()
         raise NoRangesError
     return response
+
+
+def has_ranges(fs: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Returns whether the server supports range requests for this file."""
+    try:
+        return len(fs.cat_file(path, start=0, end=1)) == 1
+    except NoRangesError:
+        return False
 
 
 def retry_delay_s(attempt: int) -> float:

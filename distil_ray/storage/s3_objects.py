@@ -1,4 +1,4 @@
-"""Objects of S3 read, looked at and deleted with as few requests as possible.
+"""Objects of S3 read, looked at, replaced and deleted with as few requests as possible.
 
 fsspec asks for an object's size before it reads it, lists the keys below it where there is none, and looks at what it
 deletes; each costs a request. `fs` is s3fs's file system, paths are ``bucket/key``.
@@ -65,6 +65,17 @@ def read_object(fs: S3, path: str) -> bytes:
     return _get(fs, path).data
 
 
+def read_range(fs: S3, path: str, start: int, size: int, version: str | None) -> bytes:
+    """Returns a range of an object of this version (its etag without quotes; None: any). One GET."""
+    return _get(fs, path, start, size, _quoted(version)).data
+
+
+def read_end(fs: S3, path: str, size: int, version: str | None) -> tuple[bytes, int]:
+    """Returns the last `size` bytes of an object of this version, or all that it has, and its size. One GET."""
+    found = _get(fs, path, -size, None, _quoted(version))
+    return found.data, found.size
+
+
 def open_object(fs: S3, path: str) -> IO[bytes]:
     """Opens an object for reading, seekable. One GET for an object of at most `FIRST_BYTES`."""
     first = _get(fs, path, 0, FIRST_BYTES)
@@ -77,11 +88,13 @@ def open_object(fs: S3, path: str) -> IO[bytes]:
             raise OSError(f"{len(found)} of {size} bytes from {start} came")
         return found
 
-    raw = RangeReader(first.size, read_range, first.data)
+    raw = RangeReader(first.size, read_range, held=first.data)
     return cast(IO[bytes], io.BufferedReader(raw, BUFFER_BYTES))
 
 
-def copy_object(fs: S3, path: str, sink: IO[bytes], start: int = 0, size: int | None = None, etag: str = "") -> int:
+def copy_object(
+    fs: S3, path: str, sink: IO[bytes], start: int = 0, size: int | None = None, version: str | None = None
+) -> int:
     """Writes an object, or a range of it, to a file and returns the number of bytes. One GET, whatever the size.
 
     A body that breaks off is continued where it ended.
@@ -92,9 +105,9 @@ def copy_object(fs: S3, path: str, sink: IO[bytes], start: int = 0, size: int | 
         sink: The file; gets the bytes at its position.
         start: First byte.
         size: Number of bytes; None for all that follow. At the end of the object there may be fewer.
-        etag: Etag that the object must have; empty for any.
+        version: Version that the object must have, its etag without quotes; None: any.
     """
-    begin = sink.tell()
+    begin, etag = sink.tell(), _quoted(version)
 
     async def copy() -> None:
         nonlocal etag
@@ -116,6 +129,29 @@ def copy_object(fs: S3, path: str, sink: IO[bytes], start: int = 0, size: int | 
 
     _with_retries(fs, copy)
     return sink.tell() - begin
+
+
+def replace_object(fs: S3, path: str, old: bytes, new: bytes) -> bool:
+    """Writes an object if its content is `old`, by a PUT on the condition of its etag; False if it is another.
+
+    A PUT that fails is looked at again: its answer may have been lost.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        OSError: The content is still `old`.
+    """
+    bucket, _, key = path.partition("/")
+    found = _get(fs, path)
+    if found.data != old:
+        return False
+    try:
+        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=new, IfMatch=found.etag)
+    except OSError:  # s3fs has no better word for "412 Precondition Failed"
+        now = read_object(fs, path)
+        if now == old:
+            raise
+        return now == new
+    return True
 
 
 def delete_object(fs: S3, path: str) -> None:
@@ -144,8 +180,12 @@ def delete_objects(fs: S3, bucket: str, names: Sequence[str]) -> None:
 
 
 def _get(fs: S3, path: str, start: int = 0, size: int | None = None, etag: str = "") -> _Range:
-    """Returns a range of an object; all of it without `size`. A range beyond the end is empty."""
-    request = {} if size is None else {"Range": f"bytes={start}-{start + size - 1}"}
+    """Returns a range of an object; without `size` all of it, or its last `-start` bytes.
+
+    A range beyond the end is empty.
+    """
+    last = "" if size is None else f"-{start + size - 1}"
+    request = {"Range": f"bytes={start}{last}"} if start or last else {}
     if etag:
         request["IfMatch"] = etag
 
@@ -164,6 +204,11 @@ def _get(fs: S3, path: str, start: int = 0, size: int | None = None, etag: str =
         if size is not None and not start and "InvalidRange" in str(error.__cause__):  # an empty object has no range
             return _Range(b"", 0, "")
         raise
+
+
+def _quoted(version: str | None) -> str:
+    """Returns the etag of a version as S3 writes it; empty for None."""
+    return f'"{version}"' if version else ""
 
 
 async def _request(fs: S3, path: str, request: dict[str, str]) -> dict[str, Any]:

@@ -10,12 +10,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 
 import fsspec
 
@@ -23,7 +23,7 @@ from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.storage import atomic_files, local_files, s3_listing, s3_objects
 from distil_ray.storage.file_systems import open_file_system
-from distil_ray.storage.http import NoRangesError, retry_delay_s, translate_http_error
+from distil_ray.storage.http import has_ranges, retry_delay_s, translate_http_error
 from distil_ray.storage.range_reader import RangeReader
 from distil_ray.storage.storage_errors import (
     ChangedError,
@@ -40,7 +40,10 @@ COPY_BYTES = 1 << 20  # bytes copied at once by `fetch`
 RANGE_BYTES = 1 << 24  # bytes that `copy_range` asks for at once, and holds
 UPLOAD_BYTES = 16 << 20  # bytes of a large file that are sent to S3 at once
 UPLOADS = 2  # of these in memory
+END_BYTES = 64 << 10  # of a file whose size is not known; Arrow reads as much of a Parquet file first
 PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,18 +177,38 @@ class Storage:
             if not is_remote(uri):
                 return local_files.open_file(uri)
             fs, path = self._open(uri)
-            if is_http(uri) and not _has_ranges(fs, path):
+            if is_http(uri) and not has_ranges(fs, path):
                 copy = tempfile.NamedTemporaryFile(prefix="distil-ray-")  # noqa: SIM115, the reader closes it
                 self._fetch_web(uri, copy.name)
                 return cast(IO[bytes], copy)
             return s3_objects.open_object(fs, path) if hasattr(fs, "call_s3") else cast(IO[bytes], fs.open(path, "rb"))
 
     def open_for_seeking(self, entry: Entry) -> IO[bytes]:
-        """Opens a listed file of which only parts are read; raises as `open`. See `range_reader.py`."""
+        """Opens a listed file of which only parts are read. See `range_reader.py`.
+
+        Where `has_conditional_reads`, every read names the entry's version, and the size of the entry may be None: it
+        comes with the first read, of the end of the file.
+
+        Raises:
+            ChangedError: The file has another version; also by reads.
+            StorageError: As `open`; also by reads.
+        """
         uri, size = entry.uri, entry.size
-        if not is_remote(uri) or size is None:
+        version = entry.version if is_remote(uri) and self.has_conditional_reads(uri) else None
+        if not is_remote(uri) or (size is None and version is None):
             return self.open(uri)
-        return cast(IO[bytes], RangeReader(size, lambda start, length: self.read_range(uri, start, length)))
+
+        def read_range(start: int, length: int) -> bytes:
+            return self.read_range(uri, start, length, version)
+
+        def copy_range(start: int, length: int, sink: IO[bytes]) -> None:
+            self.copy_range(uri, start, length, sink, version)
+
+        held, held_start = b"", 0
+        if size is None:
+            held, size = self._read_object(uri, lambda fs, path: s3_objects.read_end(fs, path, END_BYTES, version))
+            held_start = size - len(held)
+        return cast(IO[bytes], RangeReader(size, read_range, copy_range, held, held_start))
 
     def fetch(self, uri: str, target: str | Path) -> int:
         """Copies a file to a local path in pieces of `COPY_BYTES` and returns its size in bytes.
@@ -219,10 +242,24 @@ class Storage:
                 time.sleep(retry_delay_s(attempt))
         return Path(target).stat().st_size
 
-    def read_range(self, uri: str, start: int, size: int) -> bytes:
-        """Returns `size` bytes from `start`; a range that ends before that is a STORAGE error."""
-        with storage_errors("read", uri):
-            found = self._read_range(uri, start, size) if size else b""
+    def read_range(self, uri: str, start: int, size: int, version: str | None = None) -> bytes:
+        """Returns `size` bytes from `start`.
+
+        Args:
+            uri: The file.
+            start: First byte.
+            size: Number of bytes.
+            version: Version that the file must have; only where `has_conditional_reads`.
+
+        Raises:
+            ChangedError: The file has another version.
+            StorageError: STORAGE if the range ends before that.
+        """
+        if version is not None and size:
+            found = self._read_object(uri, lambda fs, path: s3_objects.read_range(fs, path, start, size, version))
+        else:
+            with storage_errors("read", uri):
+                found = self._read_range(uri, start, size) if size else b""
         if len(found) != size:
             raise StorageError(ErrorKind.STORAGE, f"{uri}: {len(found)} of {size} bytes from {start} came")
         return found
@@ -241,31 +278,27 @@ class Storage:
             self.copy_range(uri, start, size, sink, version)
 
     def copy_range(self, uri: str, start: int, size: int, sink: IO[bytes], version: str | None = None) -> None:
-        """Writes `size` bytes from `start` to a local file, piece by piece. From S3 they come with one request.
+        """Writes `size` bytes from `start` to the local file `sink`, piece by piece; otherwise as `read_range`.
 
-        Args:
-            uri: The file.
-            start: First byte.
-            size: Number of bytes.
-            sink: The local file.
-            version: Version that the file must have; only where `has_conditional_reads`.
-
-        Raises:
-            ChangedError: The file has another version.
-            StorageError: STORAGE if the range ends before that.
+        From S3 they come with one request.
         """
         if size and self.has_conditional_reads(uri):
-            with storage_errors("read", uri):
-                etag = f'"{version}"' if version else ""
-                try:
-                    copied = s3_objects.copy_object(*self._open(uri), sink, start, size, etag)
-                except s3_objects.ReplacedError as error:
-                    raise ChangedError(ErrorKind.STORAGE, f"cannot read {uri}: {error}") from error
+            copied = self._read_object(
+                uri, lambda fs, path: s3_objects.copy_object(fs, path, sink, start, size, version)
+            )
             if copied != size:
                 raise StorageError(ErrorKind.STORAGE, f"{uri}: {copied} of {size} bytes from {start} came")
             return
         for begin in range(start, start + size, RANGE_BYTES):
             sink.write(self.read_range(uri, begin, min(RANGE_BYTES, start + size - begin)))
+
+    def _read_object(self, uri: str, read: Callable[[Any, str], Result]) -> Result:
+        """Returns what `read` returns for an object of S3, given its file system and its path there."""
+        with storage_errors("read", uri):
+            try:
+                return read(*self._open(uri))
+            except s3_objects.ReplacedError as error:
+                raise ChangedError(ErrorKind.STORAGE, f"cannot read {uri}: {error}") from error
 
     def has_conditional_reads(self, uri: str) -> bool:
         """Returns whether a read can name the version that the file must have, which spares a look at it before."""
@@ -347,7 +380,8 @@ class Storage:
             try:
                 if not is_remote(uri):
                     return atomic_files.replace_if_unchanged(path, old, new)
-                return _swap_s3(fs, path, old, new) if hasattr(fs, "call_s3") else _swap_unguarded(fs, path, old, new)
+                swap = s3_objects.replace_object if hasattr(fs, "call_s3") else _swap_unguarded
+                return swap(fs, path, old, new)
             except FileNotFoundError:
                 return False
 
@@ -404,14 +438,6 @@ class Storage:
         return fs, cast(str, fs._strip_protocol(uri))
 
 
-def _has_ranges(fs: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Returns True if the server supports range requests for this file."""
-    try:
-        return len(fs.cat_file(path, start=0, end=1)) == 1
-    except NoRangesError:
-        return False
-
-
 def _list_folders(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[dict[str, Any]]:
     """The files below a folder; a folder's own come before those of its folders."""
     folders = [path]
@@ -452,22 +478,6 @@ def _entry(asked: str, info: dict[str, Any]) -> Entry:
         version.strip('"') if version else None,
         float(seconds) if isinstance(seconds, (int, float)) else None,
     )
-
-
-def _swap_s3(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:
-    """A conditional PUT on the etag of `old`. One that fails is looked at again: its answer may have been lost."""
-    bucket, _, key = path.partition("/")
-    etag = fs.info(path)["ETag"]
-    if fs.cat_file(path) != old:
-        return False
-    try:
-        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=new, IfMatch=etag)
-    except OSError:  # s3fs has no better word for "412 Precondition Failed"
-        found = fs.cat_file(path)
-        if found == old:
-            raise
-        return cast(bytes, found) == new
-    return True
 
 
 def _swap_unguarded(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:

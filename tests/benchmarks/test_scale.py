@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from benchmarks.scale.command import SHAPES, measure_layout, measure_scale, name_request, predict_requests, price, solve
+from benchmarks.scale.command import (
+    MORE_SHARDS,
+    SHAPES,
+    measure_layout,
+    measure_scale,
+    name_request,
+    predict_requests,
+    price,
+    solve,
+)
 from benchmarks.scale.counting import Kind, Traffic, key_of, kind_of
 from benchmarks.scale.large_shard import measure_shards
 from benchmarks.scale.memory_store import BUCKET, MemoryStore
@@ -62,6 +71,19 @@ def test_the_share_of_each_unit_follows_from_runs_of_several_shapes() -> None:
     }
     assert (cost.headers_per_recording, cost.existing["GET"]) == (1.0, 4.0)
     assert cost.overhead_bytes == pytest.approx(100)
+
+
+def test_requests_for_row_groups_follow_their_size() -> None:
+    traffic = {
+        str(number): Traffic(Counter({Kind.GET: 2 * (shape.recordings // 15) + 3 * shape.blocks + 5 * shape.shards}))
+        for number, shape in enumerate((*SHAPES, MORE_SHARDS))
+    }
+    cost = solve("parquet", (*SHAPES, MORE_SHARDS), {f"{key}/input": value for key, value in traffic.items()}, {})
+    assert cost.requests == {"row group": {"GET": 2.0}, "block": {"GET": 3.0}, "shard": {"GET": 5.0}, "run": {}} | {
+        "block of two parts": {}
+    }
+    settings = ScaleSettings(hours=1000, recording_s=36, block_s=3600, group_recordings=50, shard_recordings=1000)
+    assert predict_requests(cost, settings)["GET"] == 2 * 2000 + 3 * 1000 + 5 * 100
 
 
 def test_a_corpus_costs_its_requests_at_the_prices_of_the_settings() -> None:

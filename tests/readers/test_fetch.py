@@ -17,6 +17,7 @@ from distil_ray.errors import ErrorKind
 from distil_ray.readers import byte_ranges
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, is_unchanged, read_unit_key, recording_version
+from distil_ray.storage import range_reader
 from distil_ray.storage.storage import Entry, Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
@@ -110,12 +111,17 @@ def test_members_of_a_shard_are_read_with_one_request(
         assert _fetch(members, counted, tmp_path / "2") == [ErrorKind.STORAGE] * len(PLACES)
 
 
-def test_row_groups_of_a_file_are_read_with_one_request_each(bucket: str, s3_environment: str, tmp_path: Path) -> None:
-    sounds = [os.urandom(400_000) for _ in range(4)]
+@pytest.mark.parametrize("has_dictionary", [True, False])
+def test_row_groups_of_a_file_are_read_with_one_request_each(
+    has_dictionary: bool, bucket: str, s3_environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = [os.urandom(1_500_000) for _ in range(4)]
     sink = io.BytesIO()
-    pq.write_table(pa.table({"audio": [{"bytes": sound, "path": None} for sound in sounds]}), sink, row_group_size=2)
-    Storage().put(f"{bucket}/a.parquet", sink.getvalue())
-    entry = Storage().stat(f"{bucket}/a.parquet")
+    table = pa.table({"audio": [{"bytes": sound, "path": None} for sound in sounds]})
+    pq.write_table(table, sink, row_group_size=2, use_dictionary=has_dictionary)
+    plain, uri = Storage(), f"{bucket}/a.parquet"
+    plain.put(uri, sink.getvalue())
+    entry = plain.stat(uri)
     assert entry is not None
     rows = [
         Recording(str(n), entry.uri, None, entry.version, AudioLocation("audio", row_group=n // 2, row=n % 2))
@@ -123,9 +129,15 @@ def test_row_groups_of_a_file_are_read_with_one_request_each(bucket: str, s3_env
     ]
     proxy = CountingProxy(s3_environment)
     with proxy.serving() as url:
-        found = _fetch(rows, Storage(StorageConfig(endpoint_url=url, timeout_s=5)), tmp_path / "copies")
-    assert found == sounds
-    assert proxy.take_requests() == {Kind.HEAD: 1, Kind.RANGED_GET: 3}  # the footer, and each row group
+        counted = Storage(StorageConfig(endpoint_url=url, timeout_s=5))
+        assert _fetch(rows, counted, tmp_path / "0") == sounds
+        assert proxy.take_requests() == {Kind.RANGED_GET: 3}  # the footer, and each row group
+        assert len(list((tmp_path / "0").iterdir())) == 1  # the last row
+        monkeypatch.setattr(range_reader, "COPIED_BYTES", 2 << 20)
+        assert _fetch(rows, counted, tmp_path / "1") == sounds
+        assert proxy.take_requests() == {Kind.RANGED_GET: 4}  # two for each row group; the footer is known
+        plain.put(uri, sink.getvalue()[::-1])
+        assert _fetch(rows, counted, tmp_path / "3") == [ErrorKind.STORAGE] * len(rows)
 
 
 def test_a_member_beyond_the_end_of_a_shard_fails_alone(bucket: str, tmp_path: Path) -> None:

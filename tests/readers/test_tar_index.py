@@ -97,10 +97,10 @@ def test_large_members_are_skipped_and_small_ones_are_streamed(bucket: str, monk
     sizes = Counter[str]()
     plain = Storage.read_range
 
-    def counted(self: Storage, uri: str, start: int, size: int) -> bytes:
+    def counted(self: Storage, uri: str, start: int, size: int, version: str | None = None) -> bytes:
         requests[uri[-9:]] += 1
         sizes[uri[-9:]] += size
-        return plain(self, uri, start, size)
+        return plain(self, uri, start, size, version)
 
     monkeypatch.setattr(Storage, "read_range", counted)
     assert len(listed(f"{bucket}/*.tar")) == 606
