@@ -37,6 +37,8 @@ OWN_MODES: dict[str, Options] = {
     "quiet-fallback": _FALLBACK,
     "quiet-beams": _BEAMS,
     "quiet-beams-risk": _LEAST_RISK,
+    "quiet-beams-risk-full": _LEAST_RISK | _FULL,
+    "quiet-beams-risk-fallback": _LEAST_RISK | _FALLBACK,
     "quiet-beams-times": _BEAMS | _TIMES,
     "quiet-beams-full": _BEAMS | _FULL,
     "vad": _VAD,
@@ -47,6 +49,7 @@ OWN_MODES: dict[str, Options] = {
     "sequential": _SEQUENTIAL,
     "sequential-conditioned": _SEQUENTIAL | _CONDITIONED,
     "sequential-beams": _BEAMS | _SEQUENTIAL,
+    "sequential-beams-risk": _LEAST_RISK | _SEQUENTIAL,
 }
 DEFAULTS: Options = {"defaults": True}
 PEER_MODES: dict[str, dict[str, Options]] = {
