@@ -25,7 +25,8 @@ from distil_ray.errors import RunError
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
 from distil_ray.output.ledger_index import ROW_BYTES, BlockRows, IndexUpdate
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 
 OUTPUT = f"s3://{BUCKET}/output"
 ACCOUNT = {"AWS_ACCESS_KEY_ID": "scale", "AWS_SECRET_ACCESS_KEY": "scale", "AWS_DEFAULT_REGION": "us-east-1"}

@@ -18,7 +18,8 @@ from distil_ray.output import block_index
 from distil_ray.output.block_index import BlockIndex, identity, may_index
 from distil_ray.output.ledger import IDENTITY
 from distil_ray.schema import TRANSCRIPT
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.types import WORD_COUNTS
 
 FILTER_COLUMNS = (*IDENTITY, "fingerprint", "run_id", "processed_at")

@@ -28,7 +28,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from distil_ray.schema import open_parquet, to_parquet_bytes
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_remote, join
 

@@ -13,7 +13,8 @@ from collections import defaultdict
 
 from distil_ray.output.run_context import PARTS_FOLDER, RUNS_FOLDER
 from distil_ray.storage.atomic_files import TEMPORARY, temporary_writer
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import is_remote, join
 
 

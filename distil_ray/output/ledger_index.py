@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from distil_ray.output import block_index
 from distil_ray.output.block_index import BlockIndex, identity, may_index
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 
 ROW_BYTES = {"keys": 16, "ids": 16, "grades": 1, "times": 8}
 INDEX = BlockIndex(

@@ -20,7 +20,7 @@ from distil_ray.output import ledger_index
 from distil_ray.output.block_index import identity
 from distil_ray.output.ledger import ROW_COLUMNS, derive_rows
 from distil_ray.schema import from_stream_bytes, to_stream_bytes
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.entries import Entry
 
 CODEC = pa.Codec("zstd")
 _LENGTHS = struct.Struct("<qq")  # bytes of an entry on the disk, and uncompressed

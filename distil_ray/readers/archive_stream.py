@@ -19,7 +19,8 @@ from typing import IO, cast
 import pyarrow as pa
 
 from distil_ray.errors import DistilRayError
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 
 XZ_MEMORY_BYTES = 256 << 20  # xz -9 needs 65 MB
 READ_BYTES = 1 << 20

@@ -37,8 +37,9 @@ from distil_ray.readers.references import (
 )
 from distil_ray.readers.rttm import EXTENSION as RTTM
 from distil_ray.readers.tar_index import is_tar_name
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.patterns import fixed_length
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_remote, parent
 from distil_ray.types import Recording

@@ -34,7 +34,7 @@ from distil_ray.readers.row_errors import RowError, failed_recording
 from distil_ray.readers.row_files import batch_rows
 from distil_ray.readers.sample_arrays import find_sample_columns, list_sample_columns
 from distil_ray.redaction import redact
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
 

@@ -8,7 +8,8 @@ from distil_ray.config import InputConfig
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.path_resolution import PathResolver
 from distil_ray.readers.row_files import TableHead
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.types import Recording
 
 MAX_RESOLVERS = 16  # held at once; lists are read one after the other

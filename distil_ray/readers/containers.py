@@ -23,7 +23,7 @@ from distil_ray.readers.index_cache import get_file_info
 from distil_ray.readers.location import failed_remainder, relative_id
 from distil_ray.readers.tar_index import is_tar_name
 from distil_ray.readers.webdataset import iter_shard_recordings
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import parent
 from distil_ray.types import Recording

@@ -26,8 +26,9 @@ from distil_ray.readers.byte_ranges import cut_range, group_ranges
 from distil_ray.readers.location import byte_range_file, is_unchanged, listed_file_version, read_unit_key
 from distil_ray.readers.tar_index import extract_members
 from distil_ray.readers.wav_ranges import fetch_wav_ranges
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.range_reader import ByteRange
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import ChangedError, MissingError, StorageError
 from distil_ray.storage.uris import is_remote
 from distil_ray.types import Recording

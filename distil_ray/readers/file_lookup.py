@@ -12,7 +12,8 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from os.path import commonprefix
 
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 
 MIN_ANSWERED = 64  # files that a listing has to answer for: it takes as much CPU time as about so many looks

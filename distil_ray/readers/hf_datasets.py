@@ -46,7 +46,8 @@ from distil_ray.readers.sample_arrays import (
     sampling_rates,
     write_wav_cell,
 )
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_remote, join
 from distil_ray.types import Recording

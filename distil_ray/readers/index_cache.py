@@ -18,7 +18,8 @@ import pyarrow as pa
 
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.schema import open_parquet, to_parquet_bytes
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError, StorageError
 from distil_ray.storage.uris import join, normalize
 

@@ -32,8 +32,9 @@ from distil_ray.readers.ordered_iteration import num_request_threads, ordered_pa
 from distil_ray.readers.output_exclusion import StorageWithoutOutput
 from distil_ray.readers.references import count_ignored_name
 from distil_ray.readers.rttm import add_speaker_turns
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.patterns import has_magic
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_http, is_remote, normalize, parent
 from distil_ray.types import Recording

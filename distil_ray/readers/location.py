@@ -15,7 +15,8 @@ from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import estimate_duration_s, is_audio_name
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.redaction import redact
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 from distil_ray.readers.index_cache import INDEX_FOLDER
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.patterns import fixed_length
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import is_remote, join, normalize, parent
 
 # Folders and files that runs write below output.uri; tests compare them with the constants of `distil_ray.output`.

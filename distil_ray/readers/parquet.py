@@ -42,8 +42,9 @@ from distil_ray.readers.sample_arrays import (
     write_wav_cell,
 )
 from distil_ray.schema import PythonParquetFile, open_parquet
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.range_reader import ByteRange, RangeReader
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 

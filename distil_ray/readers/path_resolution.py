@@ -30,7 +30,8 @@ from distil_ray.readers.ordered_iteration import num_request_threads, ordered_pa
 from distil_ray.readers.references import unicode_variants
 from distil_ray.readers.row_errors import RowError
 from distil_ray.readers.row_files import quote_short
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_absolute, is_http, is_remote, join, normalize, parent
 from distil_ray.types import Recording

@@ -15,7 +15,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
 
 MAX_REFERENCE_BYTES = 1_000_000

@@ -25,7 +25,8 @@ from distil_ray.readers.index_cache import attach_file_info, get_file_info
 from distil_ray.readers.ordered_iteration import iter_in_order
 from distil_ray.readers.references import MAX_REFERENCE_BYTES
 from distil_ray.readers.tar_headers import Damage, SkippedMember, TarMember, iter_archive
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import Recording
 

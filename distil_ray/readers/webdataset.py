@@ -24,7 +24,7 @@ from distil_ray.readers.location import failed_remainder, relative_id
 from distil_ray.readers.references import stem, to_nfc
 from distil_ray.readers.row_files import parse_json
 from distil_ray.readers.tar_index import TEXT_EXTENSIONS, build_index, load_shard_info
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import parent
 from distil_ray.types import AudioLocation, Recording

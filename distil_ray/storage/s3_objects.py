@@ -163,7 +163,7 @@ def delete_object(fs: S3, path: str) -> None:
 def delete_tree(fs: S3, path: str) -> None:
     """Deletes an object and all below ``path/``. One LIST and one DELETE for each thousand of them."""
     bucket, _, key = path.partition("/")
-    below = [found["key"] for found in s3_listing.walk(fs, path)]
+    below = [found.key for found in s3_listing.walk(fs, path)]
     if not below:
         delete_object(fs, path)
         return

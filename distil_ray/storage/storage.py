@@ -6,14 +6,11 @@ open file. `put_if_absent` writes a file only if there is none of that name, `re
 is the expected one. Both are atomic on local disks (`atomic_files.py`) and on S3.
 """
 
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
@@ -22,6 +19,7 @@ import fsspec
 from distil_ray.config import StorageConfig
 from distil_ray.errors import DistilRayError, ErrorKind, SettingsError
 from distil_ray.storage import atomic_files, local_files, s3_listing, s3_objects
+from distil_ray.storage.entries import Entry, ListedPage, described_entry, local_entry, object_entries
 from distil_ray.storage.file_systems import open_file_system
 from distil_ray.storage.http import has_ranges, retry_delay_s, translate_http_error
 from distil_ray.storage.range_reader import RangeReader
@@ -46,27 +44,6 @@ PAGES = ("text/html", "application/xhtml+xml")  # what servers show of folders
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file as a listing shows it. `version` is the store's etag, else the modification time.
-
-    `modified`: seconds since the epoch by the store's clock, where it tells.
-    """
-
-    uri: str
-    size: int | None
-    version: str | None
-    modified: float | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ListedPage:
-    """Files of a folder that follow one another by name; `is_last`: there are none after them."""
-
-    entries: list[Entry]
-    is_last: bool
-
-
 def _pass_over(path: str, kind: str) -> None:
     """Ignores a special file; the default of `on_special`."""
 
@@ -87,12 +64,14 @@ class Storage:
         """
         with suppress(MissingError), storage_errors("list", uri):
             if not is_remote(uri):
-                yield from (_local_entry(*found) for found in local_files.walk(uri, on_special))
+                yield from (local_entry(*found) for found in local_files.walk(uri, on_special))
                 return
             fs, path = self._open(uri)
-            infos = s3_listing.walk(fs, path) if hasattr(fs, "call_s3") else _list_folders(fs, path)
-            for info in infos:
-                yield _entry(uri, info)
+            if hasattr(fs, "call_s3"):
+                yield from object_entries(uri, path, s3_listing.walk(fs, path))
+                return
+            for info in _list_folders(fs, path):
+                yield described_entry(uri, info)
 
     def lists_by_name(self, uri: str) -> bool:
         """Returns whether `list_from` works for a store."""
@@ -105,23 +84,23 @@ class Storage:
         """
         with storage_errors("list", folder):
             fs, path = self._open(folder)
-            infos, is_last = s3_listing.page_from(fs, path, self._open(first)[1])
-            return ListedPage([_entry(folder, info) for info in infos], is_last)
+            page = s3_listing.page_from(fs, path, self._open(first)[1])
+            return ListedPage(list(object_entries(folder, path, page.objects)), page.next_token is None)
 
     def glob(self, pattern: str, on_special: local_files.Special = _pass_over) -> Iterator[Entry]:
         """Yields the files that match a pattern (``*``, ``**``, ``?``, ``[…]``), sorted; else as `list_files`."""
         with storage_errors("list", pattern):
             if not is_remote(pattern):
-                yield from (_local_entry(*found) for found in local_files.glob(pattern, on_special))
+                yield from (local_entry(*found) for found in local_files.glob(pattern, on_special))
                 return
             fs, path = self._open(pattern)
             if hasattr(fs, "call_s3"):
-                yield from (_entry(pattern, info) for info in s3_listing.glob(fs, path))
+                yield from object_entries(pattern, path, s3_listing.glob(fs, path))
                 return
             found = cast(dict[str, dict[str, Any]], fs.glob(path, detail=True))
             for name in sorted(found):
                 if found[name].get("type") != "directory":
-                    yield _entry(pattern, found[name])
+                    yield described_entry(pattern, found[name])
 
     def stat(self, uri: str) -> Entry | None:
         """Returns the file, or None if there is none of that name: also where something other than a file is
@@ -132,13 +111,13 @@ class Storage:
         try:
             if hasattr(fs, "call_s3") and "/" in path:
                 found = s3_objects.find_object(fs, path)
-                return None if found is None else _entry(uri, found)
+                return None if found is None else described_entry(uri, found)
             info = fs.info(path)
         except Exception as error:
             if is_missing(translate_http_error(error)):
                 return None
             raise explain_error("look at", uri, error) from without_secrets(uri, error)
-        return None if info["type"] in ("directory", "other") else _entry(uri, info)
+        return None if info["type"] in ("directory", "other") else described_entry(uri, info)
 
     def special_kind(self, uri: str) -> str | None:
         """Returns the kind of a local path that is neither file nor folder, such as ``FIFO``; else None."""
@@ -458,37 +437,8 @@ def _upload(fs: fsspec.AbstractFileSystem, local: str, path: str) -> None:
     fs.put_file(local, path, **pieces)
 
 
-def _entry(asked: str, info: dict[str, Any]) -> Entry:
-    name = cast(str, info["name"])
-    uri = f"{asked.split('://', 1)[0]}://{name}" if is_remote(asked) and "://" not in name else name
-    version = info.get("ETag") or info.get("etag") or info.get("blob_id")  # the last: the hub's
-    modified = (
-        info.get("mtime")
-        or info.get("LastModified")
-        or info.get("Last-Modified")
-        or info.get("last_modified")
-        or info.get("updated")
-    )
-    if version is None:
-        version = str(modified) if modified is not None else None
-    seconds = modified.timestamp() if isinstance(modified, datetime) else modified
-    return Entry(
-        uri,
-        info.get("size"),
-        version.strip('"') if version else None,
-        float(seconds) if isinstance(seconds, (int, float)) else None,
-    )
-
-
 def _swap_unguarded(fs: fsspec.AbstractFileSystem, path: str, old: bytes, new: bytes) -> bool:
     if fs.cat_file(path) != old:
         return False
     fs.pipe_file(path, new)
     return True
-
-
-def _local_entry(path: str, found: os.stat_result | None) -> Entry:
-    """As `_entry` has it of fsspec's local files."""
-    if found is None:
-        return Entry(path, None, None)
-    return Entry(path, found.st_size, str(found.st_mtime), found.st_mtime)

@@ -25,7 +25,8 @@ from distil_ray.output.block_index import GRACE_S, BlockIndex, IndexFile
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_index import INDEX, IndexUpdate
 from distil_ray.schema import TRANSCRIPT
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
 OLD_S = 1_700_000_000  # a time of modification that is long ago

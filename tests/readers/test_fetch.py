@@ -18,7 +18,8 @@ from distil_ray.readers import byte_ranges
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.readers.location import display_name, is_unchanged, read_unit_key, recording_version
 from distil_ray.storage import range_reader
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording
 

@@ -13,7 +13,8 @@ from distil_ray.errors import ErrorKind
 from distil_ray.readers import file_lookup, path_resolution
 from distil_ray.readers.file_lookup import FileLookup
 from distil_ray.readers.path_resolution import PathResolver
-from distil_ray.storage.storage import Entry, ListedPage, Storage
+from distil_ray.storage.entries import Entry, ListedPage
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join
 from distil_ray.types import Recording

@@ -13,7 +13,8 @@ from distil_ray.readers import audio_files, listing
 from distil_ray.readers.audio_files import glob_root, group_by_folder
 from distil_ray.readers.audio_formats import estimate_duration_s
 from distil_ray.readers.listing import list_recordings
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from tests.readers.conftest import Place, ids, listed
 
 CHAPTER: dict[str, str | bytes] = {

@@ -11,7 +11,8 @@ import pytest
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import ErrorKind, SettingsError
-from distil_ray.storage.storage import UPLOAD_BYTES, Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import UPLOAD_BYTES, Storage
 from distil_ray.storage.storage_errors import MissingError, StorageError
 from distil_ray.storage.uris import join, normalize
 

@@ -20,7 +20,7 @@ from distil_ray.readers.references import unicode_variants
 from distil_ray.readers.row_errors import RowError, rows_to_recordings
 from distil_ray.readers.row_files import TableHead
 from distil_ray.readers.tar_index import build_index
-from distil_ray.storage.storage import Entry
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join, normalize, parent
 from distil_ray.types import AudioLocation, Recording

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from distil_ray.errors import ErrorKind, InputError
 from distil_ray.readers.location import format_audio_range, is_unchanged, recording_version
-from distil_ray.storage.storage import Entry, Storage
+from distil_ray.storage.entries import Entry
+from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation as Part
 from distil_ray.types import Prompt, Recording

@@ -1,0 +1,104 @@
+"""Pages of an S3 listing are parsed as botocore parses them."""
+
+import os
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import escape
+
+import pytest
+from botocore.parsers import create_parser
+from botocore.session import get_session
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distil_ray.storage import s3_listing
+from distil_ray.storage.storage import Storage
+
+KEYS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
+OBJECTS = st.lists(st.tuples(KEYS, st.integers(0, 2**40), st.datetimes(datetime(1990, 1, 1), timezones=st.just(UTC))))
+SHAPE = get_session().get_service_model("s3").operation_model("ListObjectsV2").output_shape
+NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+
+
+def _body(objects: list[tuple[str, int, datetime]], namespace: str, encoding: str, token: str) -> bytes:
+    rows = [
+        f"<Contents><Key>{escape(quote(key) if encoding else key)}</Key><Owner><ID>me</ID></Owner>"
+        f"<LastModified>{modified:%Y-%m-%dT%H:%M:%S.000Z}</LastModified><ETag>&quot;{size:032x}&quot;</ETag>"
+        f"<Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        for key, size, modified in objects
+    ]
+    head = f"<EncodingType>{encoding}</EncodingType>" if encoding else ""
+    more = f"<IsTruncated>true</IsTruncated><NextContinuationToken>{escape(token)}</NextContinuationToken>"
+    return f"<ListBucketResult{namespace}>{head}{more}{''.join(rows)}</ListBucketResult>".encode()
+
+
+def _parse_fast(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    response: dict[str, Any] = {"status_code": 200, "headers": {}, "body": body}
+    found: dict[str, Any] = {}
+    s3_listing._parse_objects(response, found)
+    return create_parser("rest-xml").parse(response, SHAPE), found
+
+
+@given(OBJECTS, st.sampled_from([NAMESPACE, ""]), st.sampled_from(["url", ""]), KEYS)
+def test_objects_are_those_that_botocore_finds(
+    objects: list[tuple[str, int, datetime]], namespace: str, encoding: str, token: str
+) -> None:
+    body = _body(objects, namespace, encoding, token)
+    plain = create_parser("rest-xml").parse({"status_code": 200, "headers": {}, "body": body}, SHAPE)
+    rest, found = _parse_fast(body)
+    expected = [s3_listing._described(each) for each in plain.get("Contents", ())]
+    assert [each._replace(key=key) for each, (key, *_) in zip(expected, objects, strict=True)] == found.pop(
+        s3_listing._LISTED
+    )
+    assert "Contents" not in rest
+    assert {**rest, "Contents": 0} == {**plain, "Contents": 0}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<ListBucketResult><Contents>",
+        b"<Error><Code>SlowDown</Code></Error>",
+        b"<ListBucketResult><Contents><Key>a</Key><Size>many</Size></Contents></ListBucketResult>",
+        b"<ListBucketResult><Contents><Key>a</Key><Size>1</Size><LastModified>today</LastModified></Contents>"
+        b"</ListBucketResult>",
+    ],
+)
+def test_what_cannot_be_parsed_is_left_to_botocore(body: bytes) -> None:
+    response = {"status_code": 200, "headers": {}, "body": body}
+    found: dict[str, Any] = {}
+    s3_listing._parse_objects(response, found)
+    assert (response["body"], found) == (body, {})
+
+
+def test_both_parsers_list_the_same_objects(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a b+c%20.wav", "é/ü.wav", "x/y//z.wav", "x", "plain.wav", "<&>.wav"]
+    storage = Storage()
+    for name in names:
+        storage.put(f"{bucket}/{name}", os.urandom(3))
+    listed = list(storage.list_files(bucket))
+    assert sorted(entry.uri for entry in listed) == sorted(f"{bucket}/{name}" for name in names)
+    monkeypatch.setattr(s3_listing, "_parse_objects", lambda **_: 1 / 0)
+    fs, _ = storage._open(bucket)
+    monkeypatch.setattr(s3_listing, "_EVENT", "before-parse.s3.None")  # a client that sends no such event
+    fresh = type(fs)(use_listings_cache=False, skip_instance_cache=True)
+    monkeypatch.setattr(Storage, "_open", lambda self, uri: (fresh, uri.removeprefix("s3://")))
+    assert list(storage.list_files(bucket)) == listed
+    assert [entry.modified for entry in storage.list_files(bucket)] == [entry.modified for entry in listed]
+
+
+def test_pages_follow_one_another(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = Storage()
+    names = [f"{bucket}/folder/{number:02d}" for number in range(12)]
+    for name in names:
+        storage.put(name, b"x")
+    fs, path = storage._open(bucket)
+    call = fs._call_s3
+    monkeypatch.setattr(fs, "_call_s3", lambda method, **request: call(method, MaxKeys=5, **request))
+    assert [entry.uri for entry in storage.list_files(bucket)] == names
+    page = s3_listing.page_from(fs, path, f"{path}/folder/10")
+    assert ([each.key for each in page.objects], page.next_token) == (["folder/10", "folder/11"], None)
+    page = s3_listing.page_from(fs, path, f"{path}/folder/01")
+    assert (len(page.objects), page.next_token is None) == (5, False)
