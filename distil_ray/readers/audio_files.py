@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from distil_ray.audio.file_type import is_audio
 from distil_ray.errors import ErrorKind
 from distil_ray.readers.audio_formats import (
+    AUDIO_BYTES_PER_S,
     extension,
     is_audio_name,
     is_manifest_name,
@@ -90,16 +91,15 @@ class AudioFileLister:
         listed = self._storage.list_files(uri, special_file_counter(root or uri, self._ignored))
         for every in group_by_folder(self._visible(uri, listed), MAX_HELD):
             inside, entries = self._split(every, root or uri)
-            audio = self._audio(entries)
-            stems = {to_nfc(stem(entry.uri)) for entry in audio}
-            taken = set(audio)
+            audio, others = self._separate_audio(entries)
+            stems = {to_nfc(stem(entry.uri)) for entry in audio} if others else set()
             texts, rttm_uris = [], []
-            for entry in entries:
+            for entry in others:
                 if extension(entry.uri) == ".txt" and is_reference_for(entry.uri, stems):
                     texts.append(entry)
                 elif extension(entry.uri) == RTTM and self._with_speakers and to_nfc(stem(entry.uri)) in stems:
                     rttm_uris.append(entry.uri)
-                elif entry not in taken:
+                else:
                     self._ignored[_ignored_as(entry.uri)] += 1
             yield from self._recordings(root or uri, audio, texts, rttm_uris)
             yield from inside
@@ -139,13 +139,18 @@ class AudioFileLister:
         rttm_uris = [uri for form in forms if self._storage.stat(uri := f"{folder}/{form}{RTTM}") is not None]
         yield from self._recordings(root or folder, [entry], texts, rttm_uris)
 
-    def _audio(self, entries: list[Entry]) -> list[Entry]:
-        """Returns the files that are audio, in order: by extension, without one by their first bytes."""
-        nameless = [entry for entry in entries if not extension(entry.uri)]
+    def _separate_audio(self, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """Returns the files that are audio, by extension, without one by their first bytes; and the others."""
+        endings = [extension(entry.uri) for entry in entries]
+        nameless = [entry for entry, ending in zip(entries, endings, strict=True) if not ending]
         threads = num_request_threads(nameless[0].uri) if nameless else 1
-        results = zip(nameless, ordered_parallel_map(self._has_audio_head, nameless, threads), strict=True)
-        audio_uris = {entry.uri for entry, is_sound in results if is_sound}
-        return [entry for entry in entries if is_audio_name(entry.uri) or entry.uri in audio_uris]
+        heads = ordered_parallel_map(self._has_audio_head, nameless, threads)
+        audio: list[Entry] = []
+        others: list[Entry] = []
+        for entry, ending in zip(entries, endings, strict=True):
+            is_sound = ending in AUDIO_BYTES_PER_S if ending else next(heads)
+            (audio if is_sound else others).append(entry)
+        return audio, others
 
     def _has_audio_head(self, entry: Entry) -> bool:
         size = min(entry.size or 0, HEAD_BYTES)
@@ -160,7 +165,7 @@ class AudioFileLister:
     def _visible(self, root: str, entries: Iterable[Entry]) -> Iterator[Entry]:
         for entry in entries:
             name = relative_id(root, entry.uri)
-            if any(part.startswith(".") for part in name.split("/")):
+            if name.startswith(".") or "/." in name:
                 self._ignored["hidden"] += 1
             elif not is_utf8(name):
                 self._ignored["name not in UTF-8"] += 1  # no table could hold its id
@@ -202,6 +207,9 @@ def group_by_folder(entries: Iterable[Entry], most: float = math.inf) -> Iterato
     waiting: list[tuple[str, list[Entry]]] = []
     for entry in entries:
         folder = parent(entry.uri)
+        if waiting and waiting[-1][0] == folder and len(waiting[-1][1]) < most:
+            waiting[-1][1].append(entry)
+            continue
         while waiting and not f"{folder}/".startswith(f"{waiting[-1][0]}/"):
             yield waiting.pop()[1]
         if not waiting or waiting[-1][0] != folder:
@@ -253,6 +261,6 @@ def _recording(
         source_size=entry.size,
         source_version=entry.version,
         reference=reference,
-        rttm_uri=rttm_uris.get(to_nfc(stem(entry.uri))),
+        rttm_uri=rttm_uris.get(to_nfc(stem(entry.uri))) if rttm_uris else None,
         metadata=metadata,
     )

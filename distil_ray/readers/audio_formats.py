@@ -96,6 +96,8 @@ def is_manifest_name(uri: str) -> bool:
 
 def is_utf8(text: str) -> bool:
     """Returns whether a table can hold the text: file names and JSON may contain lone surrogates."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -66,11 +66,23 @@ def num_request_threads(uri: str) -> int:
     return REMOTE_THREADS if is_remote(uri) else 1
 
 
-def ordered_parallel_map(function: Callable[[Item], Answer], items: Iterable[Item], threads: int) -> Iterator[Answer]:
+def ordered_parallel_map(
+    function: Callable[[Item], Answer],
+    items: Iterable[Item],
+    threads: int,
+    waits: Callable[[Item], bool] | None = None,
+) -> Iterator[Answer]:
     """Maps `function` over `items` in threads, and yields the results in the order of the items.
 
     At most twice as many items as threads are held. With one thread it is the plain `map`, in the caller's thread. An
     exception of `function` is raised in the place of its result.
+
+    Args:
+        function: The function.
+        items: Its arguments.
+        threads: Number of threads.
+        waits: Returns whether `function` sends a request for an item. The other items are mapped in the caller's
+            thread, which takes a microsecond instead of fifty. None: it does for all.
     """
     if threads <= 1:
         yield from map(function, items)
@@ -79,10 +91,26 @@ def ordered_parallel_map(function: Callable[[Item], Answer], items: Iterable[Ite
     pending: deque[Future[Answer]] = deque()
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
+            if waits is None or waits(item):
+                pending.append(pool.submit(function, item))
+            elif not pending:
+                yield function(item)
+                continue
+            else:
+                pending.append(_completed(function, item))
             if len(pending) >= 2 * threads:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _completed(function: Callable[[Item], Answer], item: Item) -> Future[Answer]:
+    """Returns the result of `function` as a future."""
+    future: Future[Answer] = Future()
+    try:
+        future.set_result(function(item))
+    except Exception as error:
+        future.set_exception(error)
+    return future

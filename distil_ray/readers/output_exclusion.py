@@ -47,9 +47,13 @@ class StorageWithoutOutput(Storage):
 
     def _omit(self, root: str, entries: Iterator[Entry]) -> Iterator[Entry]:
         omitted = self._omitted(_resolve(root))
+        below = tuple(f"{one}/" for one in omitted)
         for entry in entries:
-            place = f"{_resolve(parent(entry.uri))}/{entry.uri.rsplit('/', 1)[-1]}"
-            if any(_is_within(place, one) for one in omitted):
+            place = entry.uri
+            if not is_remote(place):
+                folder, _, name = place.rpartition("/")
+                place = f"{_resolve(folder)}/{name}"
+            if place.startswith(below) or place in omitted:
                 self._ignored[IGNORED_AS] += 1
             else:
                 yield entry

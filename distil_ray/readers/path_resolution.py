@@ -170,7 +170,7 @@ class PathResolver:
         files = FileLookup(self._storage)
         while window := list(islice(recordings, WINDOW)):
             listed = files.find({recording.uri for recording in window})
-            yield from ordered_parallel_map(partial(locate, listed), window, threads)
+            yield from ordered_parallel_map(partial(locate, listed), window, threads, partial(_is_missing, listed))
 
     def _obstacle(self, uri: str) -> str | None:
         """Returns why no storage can have such a file; None if one may."""
@@ -222,6 +222,10 @@ class PathResolver:
         tried = " and in ".join(folder for folder in self._folders if _below(folder, named.path) in named.uris)
         words = f"{quote_short(named.path)}: there is no such file; it was looked for in {tried} (input.base_dir)"
         return StorageError(ErrorKind.NOT_FOUND, words)
+
+
+def _is_missing(listed: Mapping[str, Entry], recording: Recording) -> bool:
+    return recording.uri not in listed
 
 
 def _below(folder: str, path: str) -> str:

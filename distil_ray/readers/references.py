@@ -149,6 +149,8 @@ class FolderReferences:
 
     def find(self, audio_uri: str) -> tuple[str | None, dict[str, str]]:
         """Returns the reference (None if there is none) and the metadata of an audio file of the folder."""
+        if not self._utterances and not self._sidecars:
+            return None, {}
         utterance = posixpath.basename(stem(audio_uri))
         reference = self._one_of(self._utterances, utterance)
         if reference is not None:

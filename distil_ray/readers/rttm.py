@@ -138,9 +138,12 @@ def add_speaker_turns(recordings: Iterable[Recording], storage: Storage) -> Iter
     def read(uri: str) -> list[RttmTurn]:
         return parse_rttm(read_lines(uri, storage), uri)
 
+    def has_file(recording: Recording) -> bool:
+        return recording.rttm_uri is not None and recording.error is None
+
     def add(recording: Recording) -> Recording:
         uri = recording.rttm_uri
-        if uri is None or recording.error is not None:
+        if uri is None or not has_file(recording):
             return recording
         try:
             return replace(recording, speaker_turns=select_turns(read(uri), recording, uri))
@@ -151,4 +154,4 @@ def add_speaker_turns(recordings: Iterable[Recording], storage: Storage) -> Iter
                 raise
             return replace(recording, error_kind=error.kind, error=str(error))
 
-    yield from ordered_parallel_map(add, chain([first], stream), num_request_threads(first.uri))
+    yield from ordered_parallel_map(add, chain([first], stream), num_request_threads(first.uri), has_file)

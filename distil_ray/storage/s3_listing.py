@@ -19,7 +19,9 @@ from xml.etree import ElementTree
 
 from distil_ray.storage.patterns import fixed_length, key_regex
 
-_EVENT = "before-parse.s3.ListObjectsV2"
+# Not "before-parse.s3.ListObjectsV2": handlers of the more general name come first, and botocore's own for S3 parses
+# the whole answer to see whether it is an error.
+_EVENT = "before-parse.*.*"
 _LISTED = "distil_ray.listed"  # key of the objects in an answer, in place of "Contents"
 
 
@@ -142,8 +144,12 @@ def _described(found: dict[str, Any]) -> ListedObject:
     )
 
 
-def _parse_objects(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
+def _parse_objects(
+    operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
+) -> None:
     """Takes the objects out of the answer to a listing that botocore is about to parse; see its ``before-parse``."""
+    if operation_model.name != "ListObjectsV2":
+        return
     with suppress(ElementTree.ParseError, ValueError, TypeError, AttributeError):
         root = ElementTree.fromstring(response_dict["body"])
         begin, brace, name = root.tag.rpartition("}")

@@ -48,7 +48,7 @@ def is_absolute(uri: str) -> bool:
 
 def is_http(uri: str) -> bool:
     """Returns True for http and https URLs."""
-    return uri[:8].lower().startswith(("http://", "https://"))
+    return uri[:1] in ("h", "H") and uri[:8].lower().startswith(("http://", "https://"))
 
 
 def is_encoded(uri: str) -> bool:

@@ -17,7 +17,7 @@ from distil_ray.storage.storage import Storage
 
 KEYS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
 OBJECTS = st.lists(st.tuples(KEYS, st.integers(0, 2**40), st.datetimes(datetime(1990, 1, 1), timezones=st.just(UTC))))
-SHAPE = get_session().get_service_model("s3").operation_model("ListObjectsV2").output_shape
+OPERATION = get_session().get_service_model("s3").operation_model("ListObjectsV2")
 NAMESPACE = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
 
@@ -36,8 +36,8 @@ def _body(objects: list[tuple[str, int, datetime]], namespace: str, encoding: st
 def _parse_fast(body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     response: dict[str, Any] = {"status_code": 200, "headers": {}, "body": body}
     found: dict[str, Any] = {}
-    s3_listing._parse_objects(response, found)
-    return create_parser("rest-xml").parse(response, SHAPE), found
+    s3_listing._parse_objects(OPERATION, response, found)
+    return create_parser("rest-xml").parse(response, OPERATION.output_shape), found
 
 
 @given(OBJECTS, st.sampled_from([NAMESPACE, ""]), st.sampled_from(["url", ""]), KEYS)
@@ -45,7 +45,7 @@ def test_objects_are_those_that_botocore_finds(
     objects: list[tuple[str, int, datetime]], namespace: str, encoding: str, token: str
 ) -> None:
     body = _body(objects, namespace, encoding, token)
-    plain = create_parser("rest-xml").parse({"status_code": 200, "headers": {}, "body": body}, SHAPE)
+    plain = create_parser("rest-xml").parse({"status_code": 200, "headers": {}, "body": body}, OPERATION.output_shape)
     rest, found = _parse_fast(body)
     expected = [s3_listing._described(each) for each in plain.get("Contents", ())]
     assert [each._replace(key=key) for each, (key, *_) in zip(expected, objects, strict=True)] == found.pop(
@@ -69,7 +69,7 @@ def test_objects_are_those_that_botocore_finds(
 def test_what_cannot_be_parsed_is_left_to_botocore(body: bytes) -> None:
     response = {"status_code": 200, "headers": {}, "body": body}
     found: dict[str, Any] = {}
-    s3_listing._parse_objects(response, found)
+    s3_listing._parse_objects(OPERATION, response, found)
     assert (response["body"], found) == (body, {})
 
 
@@ -82,7 +82,7 @@ def test_both_parsers_list_the_same_objects(bucket: str, monkeypatch: pytest.Mon
     assert sorted(entry.uri for entry in listed) == sorted(f"{bucket}/{name}" for name in names)
     monkeypatch.setattr(s3_listing, "_parse_objects", lambda **_: 1 / 0)
     fs, _ = storage._open(bucket)
-    monkeypatch.setattr(s3_listing, "_EVENT", "before-parse.s3.None")  # a client that sends no such event
+    monkeypatch.setattr(s3_listing, "_EVENT", "before-parse.none.None")  # a client that sends no such event
     fresh = type(fs)(use_listings_cache=False, skip_instance_cache=True)
     monkeypatch.setattr(Storage, "_open", lambda self, uri: (fresh, uri.removeprefix("s3://")))
     assert list(storage.list_files(bucket)) == listed
