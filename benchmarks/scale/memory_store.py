@@ -11,6 +11,7 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from email.utils import formatdate
+from functools import lru_cache
 from html import escape
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +21,7 @@ from benchmarks.scale.proxy import Answer, Exchange, Request, S3Proxy
 BUCKET = "bucket"
 PAGE = 1000  # keys of a listing
 NO_KEY = b"<Error><Code>NoSuchKey</Code></Error>"
+_QUOTE = '"'
 EXISTS = b"<Error><Code>PreconditionFailed</Code><Condition>If-None-Match</Condition></Error>"
 
 
@@ -96,13 +98,14 @@ class MemoryStore(S3Proxy):
                 self._sorted = sorted(self.objects)
             keys = self._sorted
         begin = bisect_right(keys, after)
+        if delimiter := request.query.get("delimiter", [""])[0]:
+            return _list_folders(keys, begin, prefix, delimiter)
         page = [key for key in keys[begin : begin + PAGE] if key.startswith(prefix)]
         more = begin + PAGE < len(keys) and keys[begin + PAGE].startswith(prefix)
-        days = {key: time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self._modified.get(key, 0.0))) for key in page}
         rows = "".join(
-            f"<Contents><Key>{escape(key)}</Key><LastModified>{days[key]}</LastModified>"
-            f"<ETag>{escape(self._etag(self.objects[key]))}</ETag><Size>{len(self.objects[key])}</Size></Contents>"
-            for key in page
+            f"<Contents><Key>{escape(key)}</Key><LastModified>{_day(self._modified.get(key, 0.0))}</LastModified>"
+            f"<ETag>{self._etag(data).replace(_QUOTE, '&quot;')}</ETag><Size>{len(data)}</Size></Contents>"
+            for key, data in zip(page, map(self.objects.__getitem__, page), strict=True)
         )
         token = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if more else ""
         head = f"<IsTruncated>{str(more).lower()}</IsTruncated><KeyCount>{len(page)}</KeyCount>{token}"
@@ -113,3 +116,26 @@ class MemoryStore(S3Proxy):
         if id(data) not in self._etags:
             self._etags[id(data)] = f'"{hashlib.md5(data).hexdigest()}"'
         return self._etags[id(data)]
+
+
+@lru_cache(1024)
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(seconds))
+
+
+def _list_folders(keys: list[str], begin: int, prefix: str, delimiter: str) -> Answer:
+    """Returns a page of what is left of keys at the delimiter; of files without one, only that they are there."""
+    folders: list[str] = []
+    while begin < len(keys) and keys[begin].startswith(prefix) and len(folders) < PAGE:
+        name, found, _ = keys[begin].removeprefix(prefix).partition(delimiter)
+        if found:
+            folders.append(f"{prefix}{name}{delimiter}")
+            begin = bisect_right(keys, f"{folders[-1]}\U0010ffff")
+        else:
+            begin += 1
+    more = begin < len(keys) and keys[begin].startswith(prefix)
+    token = f"<NextContinuationToken>{escape(keys[begin - 1])}</NextContinuationToken>" if more else ""
+    rows = "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
+    head = f"<IsTruncated>{str(more).lower()}</IsTruncated><KeyCount>{len(folders)}</KeyCount>{token}"
+    text = f"<?xml version='1.0'?><ListBucketResult><Name>{BUCKET}</Name>{head}{rows}</ListBucketResult>"
+    return Answer(200, [("Content-Type", "application/xml")], text.encode())

@@ -1,6 +1,9 @@
 """Pages of an S3 listing are parsed as botocore parses them."""
 
 import os
+import threading
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -9,10 +12,14 @@ from xml.sax.saxutils import escape
 import pytest
 from botocore.parsers import create_parser
 from botocore.session import get_session
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from distil_ray.storage import s3_listing
+from benchmarks.scale import memory_store
+from benchmarks.scale.memory_store import BUCKET, MemoryStore
+from benchmarks.scale.proxy import Answer, Request
+from distil_ray.config import StorageConfig
+from distil_ray.storage import key_ranges, s3_listing
 from distil_ray.storage.storage import Storage
 
 KEYS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)
@@ -102,3 +109,77 @@ def test_pages_follow_one_another(bucket: str, monkeypatch: pytest.MonkeyPatch) 
     assert ([each.key for each in page.objects], page.next_token) == (["folder/10", "folder/11"], None)
     page = s3_listing.page_from(fs, path, f"{path}/folder/01")
     assert (len(page.objects), page.next_token is None) == (5, False)
+
+
+NAMES = st.lists(st.sampled_from(["a", "b", "é", "0", "10", "z z"]), min_size=1, max_size=3).map("/".join)
+HASHES = st.integers(0, 2**32 - 1).map(lambda value: f"flat/task-{value:08x}.parquet")
+
+
+@pytest.fixture(scope="module")
+def paged_store() -> Iterator[tuple[MemoryStore, str]]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        for module, name, value in (
+            (memory_store, "PAGE", 5),
+            (s3_listing, "PAGE_KEYS", 5),
+            (s3_listing, "PAGES_BEFORE_RANGES", 2),
+            (s3_listing, "MAX_RANGE_PAGES", 2),
+            (key_ranges, "RANGE_KEYS", 8),
+            (key_ranges, "MIN_FOLDER_KEYS", 2),
+        ):
+            patch.setattr(module, name, value)
+        store = MemoryStore(latency_s=0.0)
+        with store.serving() as url:
+            yield store, url
+
+
+@given(st.sets(NAMES.map(lambda name: f"in/{name}") | HASHES.map(lambda name: f"in/{name}"), max_size=150))
+@example({f"in/{folder:02d}/{number:03d}" for folder in range(9) for number in range(folder * 7 + 1)})
+@example({f"in/flat/task-{number * 9973 % 2**32:08x}" for number in range(0, 2**22, 2**14)} | {"in/z", "in/a", "in0"})
+@settings(max_examples=60, deadline=None)
+def test_listing_in_ranges_finds_every_object_once_and_in_order(
+    paged_store: tuple[MemoryStore, str], names: set[str]
+) -> None:
+    store, url = paged_store
+    with store._lock:
+        store.objects = dict.fromkeys(names, b"x")
+        store._sorted = None
+    listed = Storage(StorageConfig(endpoint_url=url)).list_files(f"s3://{BUCKET}/in")
+    assert [entry.uri.removeprefix(f"s3://{BUCKET}/") for entry in listed] == sorted(
+        name for name in names if name.startswith("in/")
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"in/{folder:03d}/{number:04d}" for folder in range(40) for number in range(30)],
+        [f"in/task-{number * 2654435761 % 2**32:08x}.parquet" for number in range(1200)],
+    ],
+)
+def test_ranges_are_requested_at_once(
+    paged_store: tuple[MemoryStore, str], names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, url = paged_store
+    with store._lock:
+        store.objects, store._sorted = dict.fromkeys(names, b"x"), None
+    running, most, lock = 0, 0, threading.Lock()
+    answer = store._list
+
+    def slow(request: Request) -> Answer:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+        return answer(request)
+
+    monkeypatch.setattr(store, "_list", slow)
+    store.requests.clear()
+    listed = list(Storage(StorageConfig(endpoint_url=url)).list_files(f"s3://{BUCKET}/in"))
+    assert len(listed) == len(names)
+    assert most >= 6
+    assert store.requests.total() < 1.7 * len(names) / memory_store.PAGE
