@@ -43,9 +43,14 @@ class ScaleSettings:
     blocks: tuple[int, ...] = option((1000, 4000), "blocks of the outputs whose ledger is read")
     indexed_blocks: tuple[int, ...] = option((4000, 40_000), "the same, of outputs that have an index of it")
     block_rows: int = option(10, "rows of one of these blocks")
+    start_recordings: tuple[int, ...] = option(
+        (100_000, 1_000_000), "done recordings of the runs whose start is measured"
+    )
+    start_new: int = option(10_000, "new recordings of each of these runs")
     latency_s: float = option(0.02, "seconds that the simulated store waits before it answers")
     parts: tuple[str, ...] = option(
-        ("requests", "ledger"), "what to measure: requests, ledger, nights, skew, actors, plain_ray, object_store"
+        ("requests", "ledger"),
+        "what to measure: requests, ledger, start, nights, skew, actors, plain_ray, object_store",
     )
     small_run: bool = option(True, "skew: also do a small run on a local Ray")
     actors: tuple[int, ...] = option((4, 16, 48), "actors: recognizers of the runs on a faked cluster")

@@ -3,14 +3,14 @@
 Small runs over each layout of the input are counted by a proxy before an S3 server on loopback. They differ in the
 number of recordings, of blocks (files of transcripts), of blocks that travel in two parts, and of shards, so that the
 share of each follows from a system of linear equations. Then the ledger is read of outputs with many blocks, from a
-store with latency (`ledger.py`). Other parts are a year of nightly runs (`nights.py`), uneven recordings
-(`skew.py`), many recognizers under one driver (`actors.py`), the requests of a plain Ray script (`plain_ray.py`), and
-the bytes in Ray's object store (`object_store.py`).
+store with latency (`ledger.py`). Other parts are the start of a run over such an output (`start.py`), a year of nightly
+runs (`nights.py`), uneven recordings (`skew.py`), many recognizers under one driver (`actors.py`), the requests of a
+plain Ray script (`plain_ray.py`), and the bytes in Ray's object store (`object_store.py`).
 """
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,17 +22,18 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
-from benchmarks.scale.actors import ActorsCost, actors_table, driver_table, fit_driver, measure_actors
+from benchmarks.scale.actors import actors_table, driver_table, fit_driver, measure_actors
 from benchmarks.scale.corpus import LAYOUTS, SHARDED, write_input
 from benchmarks.scale.counting import CountingProxy, Kind, Traffic, kind_of
 from benchmarks.scale.large_shard import measure_shards, shards_table
 from benchmarks.scale.ledger import LedgerCost, measure_ledger
-from benchmarks.scale.nights import NightCost, measure_nights, nights_table
+from benchmarks.scale.nights import measure_nights, nights_table
 from benchmarks.scale.object_store import measure_object_store, object_store_table
 from benchmarks.scale.plain_ray import measure_plain_ray, plain_ray_table
 from benchmarks.scale.proxy import Request
 from benchmarks.scale.runs import MODEL, run_configs
 from benchmarks.scale.skew import measure_skew
+from benchmarks.scale.start import measure_starts, start_table
 from benchmarks.scale.tail import tail_table
 from benchmarks.settings import ScaleSettings
 from distil_ray.config.loader import dump_config, load_config
@@ -41,12 +42,12 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.readers.durations import HEAD_BYTES, MAX_REMOTE_READS
 
-PARTS = ("requests", "ledger", "nights", "skew", "actors", "plain_ray", "object_store")
 PART_S = 30.0
 RECORDING_S = 1.0
 ROWS_A_GROUP = 15
 HEADERS = "headers"  # name of the reads of durations, of which a run makes at most MAX_REMOTE_READS
 UNITS = ("run", "recording", "row group", "block", "block of two parts", "shard")
+Measured = tuple[Sequence[Any], list[Table]]  # results for the report, and tables of them
 ROW_GROUPS = "parquet"  # the layout whose recordings are read by row groups
 
 
@@ -110,40 +111,67 @@ def measure_scale(settings: ScaleSettings, console: Console) -> ExitCode:
         if unknown := [value for value in values if value not in known]:
             raise SettingsError(f"{name}={unknown[0]}: must be among {', '.join(known)}")
     facts = machine.describe_machine()
-    costs, ledgers, nights = [], [], []
-    actors: list[ActorsCost] = []
-    tables = []
+    costs, results, tables = [], dict[str, Sequence[Any]](), list[Table]()
     if "requests" in settings.parts:
         for layout in settings.layouts:
             console.print(f"counting the requests of {layout} …", style="dim")
             costs.append(measure_layout(layout))
         tables += [requests_table(costs), corpus_table(costs, settings)]
-    if "ledger" in settings.parts:
-        indexed = [
-            *((blocks, False) for blocks in settings.blocks),
-            *((blocks, True) for blocks in settings.indexed_blocks),
-        ]
-        ledgers = [measure_ledger(blocks, has_index, settings) for blocks, has_index in indexed]
-        tables.append(ledger_table(ledgers, settings))
-    if "nights" in settings.parts:
-        nights = measure_nights(settings)
-        tables.append(nights_table(nights, settings))
-    if "skew" in settings.parts:
-        tables += [*measure_skew(settings), tail_table(), shards_table(measure_shards())]
-    if "actors" in settings.parts:
-        actors = measure_actors(settings)
-        tables.append(actors_table(actors))
-        if 1 in settings.actor_executors:
-            tables.append(driver_table(fit_driver(actors)))
-    if "object_store" in settings.parts:
-        tables.append(object_store_table(measure_object_store(settings.store_s)))
-    if "plain_ray" in settings.parts:
-        tables.append(plain_ray_table(measure_plain_ray(settings.layouts)))
+    for part, measure in _MEASURES.items():
+        if part in settings.parts:
+            results[part], found = measure(settings)
+            tables += found
     for table in tables:
         console.print(table)
     console.print(machine.format_machine(facts), style="dim")
-    _write(Path(settings.report), settings, facts, costs, ledgers, nights, actors, tables)
+    _write(Path(settings.report), settings, facts, costs, results, tables)
     return ExitCode.DONE
+
+
+def _ledgers(settings: ScaleSettings) -> Measured:
+    sizes = [*((blocks, False) for blocks in settings.blocks), *((blocks, True) for blocks in settings.indexed_blocks)]
+    ledgers = [measure_ledger(blocks, has_index, settings) for blocks, has_index in sizes]
+    return ledgers, [ledger_table(ledgers, settings)]
+
+
+def _starts(settings: ScaleSettings) -> Measured:
+    starts = measure_starts(settings)
+    return starts, [start_table(starts, settings)]
+
+
+def _nights(settings: ScaleSettings) -> Measured:
+    nights = measure_nights(settings)
+    return nights, [nights_table(nights, settings)]
+
+
+def _skew(settings: ScaleSettings) -> Measured:
+    return [], [*measure_skew(settings), tail_table(), shards_table(measure_shards())]
+
+
+def _actors(settings: ScaleSettings) -> Measured:
+    actors = measure_actors(settings)
+    driver = [driver_table(fit_driver(actors))] if 1 in settings.actor_executors else []
+    return actors, [actors_table(actors), *driver]
+
+
+def _object_store(settings: ScaleSettings) -> Measured:
+    return [], [object_store_table(measure_object_store(settings.store_s))]
+
+
+def _plain_ray(settings: ScaleSettings) -> Measured:
+    return [], [plain_ray_table(measure_plain_ray(settings.layouts))]
+
+
+_MEASURES: dict[str, Callable[[ScaleSettings], Measured]] = {
+    "ledger": _ledgers,
+    "start": _starts,
+    "nights": _nights,
+    "skew": _skew,
+    "actors": _actors,
+    "object_store": _object_store,
+    "plain_ray": _plain_ray,
+}
+PARTS = ("requests", *_MEASURES)
 
 
 def measure_layout(layout: str, shapes: Sequence[Shape] | None = None) -> LayoutCost:
@@ -360,18 +388,14 @@ def _write(
     settings: ScaleSettings,
     facts: dict[str, Any],
     costs: Sequence[LayoutCost],
-    ledgers: Sequence[LedgerCost],
-    nights: Sequence[NightCost],
-    actors: Sequence[ActorsCost],
+    results: Mapping[str, Sequence[Any]],
     tables: Sequence[Table],
 ) -> None:
     content = {
         "machine": facts,
         "settings": asdict(settings),
         "layouts": [asdict(cost) | {"corpus": predict_requests(cost, settings)} for cost in costs],
-        "ledgers": [asdict(each) for each in ledgers],
-        "nights": [asdict(each) for each in nights],
-        "actors": [asdict(each) for each in actors],
+        **{part: [asdict(each) for each in found] for part, found in results.items()},
     }
     report.mkdir(parents=True, exist_ok=True)
     (report / "scale.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

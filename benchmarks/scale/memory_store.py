@@ -29,12 +29,12 @@ class MemoryStore(S3Proxy):
     """Objects by key.
 
     Args:
-        latency_s: Seconds before each response.
+        latency_s: Seconds before each response; may be changed later.
     """
 
     def __init__(self, latency_s: float) -> None:
         super().__init__("http://127.0.0.1")
-        self._latency_s = latency_s
+        self.latency_s = latency_s
         self._lock = threading.Lock()
         self._sorted: list[str] | None = None
         self._modified: dict[str, float] = {}
@@ -56,7 +56,7 @@ class MemoryStore(S3Proxy):
         with self._lock:
             self.requests[kind_of(exchange.request)] += 1
             self.bytes_read += len(answer.body)
-        time.sleep(self._latency_s)
+        time.sleep(self.latency_s)
         exchange.reply(answer)
 
     def _answer(self, request: Request, body: bytes) -> Answer:

@@ -24,6 +24,7 @@ from benchmarks.scale.large_shard import measure_shards
 from benchmarks.scale.memory_store import BUCKET, MemoryStore
 from benchmarks.scale.nights import measure_nights, nights_table
 from benchmarks.scale.proxy import Request
+from benchmarks.scale.start import measure_starts
 from benchmarks.settings import ScaleSettings
 from distil_ray.config import StorageConfig
 from distil_ray.errors import ExitCode
@@ -94,6 +95,13 @@ def test_a_corpus_costs_its_requests_at_the_prices_of_the_settings() -> None:
     assert requests["ranged GET"] == 1000  # a run reads no more headers
     assert requests["LIST"] == pytest.approx(100 + 9)
     assert price(requests, settings) == pytest.approx((224_007 + 1000 + 5 * 109) / 1000)
+
+
+def test_a_run_starts_with_the_new_recordings_alone() -> None:
+    settings = ScaleSettings(start_recordings=(2000,), start_new=30, latency_s=0.0)
+    (start,) = measure_starts(settings)  # raises an error if other recordings are found done
+    assert (start.done, start.new, start.blocks) == (2000, 30, 200)
+    assert start.requests < 100
 
 
 def test_the_store_in_memory_answers_as_s3_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
