@@ -8,10 +8,12 @@ texts and metadata are kept in a temporary file on the driver's disk; its memory
 at the peak.
 """
 
+import gc
 import hashlib
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice, pairwise, repeat
 from pathlib import Path
@@ -36,6 +38,7 @@ from distil_ray.types import SAMPLE_RATE, Recording, SpeakerTurn
 
 TASKS_PER_FILE = 100
 BATCH_ROWS = 16_384  # recordings taken from the listing at once
+COLLECTION_OBJECTS = 100_000  # new objects between two searches for cycles of references; Python's default: 700
 
 PLANNED_TASK = pa.schema([("task_id", pa.string()), ("num_recordings", pa.int64()), ("estimated_s", pa.float64())])
 
@@ -130,7 +133,7 @@ def make_plan(
     """
     with tempfile.TemporaryDirectory(prefix="distil-ray-plan-") as folder:
         spill = Path(folder) / "recordings.arrow"
-        with DurationReader(storage) as durations:
+        with DurationReader(storage) as durations, _fewer_collections():
             listed, remaining = _subtract(
                 recordings, ledger, fingerprint, retry_failed, spill if folder_uri else None, durations
             )
@@ -204,6 +207,20 @@ def _parse_planned(row: Mapping[str, Any]) -> Recording:
         "prompt": parse_prompt(row["prompt"]),
     }
     return Recording(**{**row, **nested})
+
+
+@contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Lets Python look less often for cycles of references: a listing makes millions of objects, and none are cycles.
+
+    It takes a sixth of the time of a listing otherwise.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], COLLECTION_OBJECTS) if before[0] else 0, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _subtract(

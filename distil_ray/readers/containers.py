@@ -50,9 +50,12 @@ class ContainerReader:
         """
         if hf_datasets.is_saved_dataset([posixpath.basename(entry.uri) for entry in entries]):
             return self._read_saved_dataset(entries, root), []
-        shards = [entry for entry in entries if is_tar_name(entry.uri)]
-        tables = [entry for entry in entries if is_parquet_name(entry.uri)]
-        others = [entry for entry in entries if not is_tar_name(entry.uri) and not is_parquet_name(entry.uri)]
+        shards: list[Entry] = []
+        tables: list[Entry] = []
+        others: list[Entry] = []
+        for entry in entries:
+            kind = shards if is_tar_name(entry.uri) else tables if is_parquet_name(entry.uri) else others
+            kind.append(entry)
         return self._read_shards_and_tables(shards, tables, root), others
 
     def read_tables(self, entries: Iterable[Entry], root: str, read_other: ReadOtherTable) -> Iterator[Recording]:
