@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import datetime
 from http import HTTPStatus
 from itertools import chain, repeat
@@ -35,6 +36,8 @@ MAX_RANGE_PAGES = 16  # of a range, held in memory
 # the whole answer to see whether it is an error.
 _EVENT = "before-parse.*.*"
 _LISTED = "distil_ray.listed"  # key of the objects in an answer, in place of "Contents"
+# Set in the task of a request of this module: others may use the same client, and need its answers as they are.
+_is_own_request: ContextVar[bool] = ContextVar("is_own_request", default=False)
 
 
 class S3(Protocol):
@@ -212,7 +215,7 @@ def is_folder(fs: S3, path: str) -> bool:
     """Returns True if there are objects below ``bucket/prefix``; an object of exactly that key does not count."""
     bucket, _, key = path.partition("/")
     page = fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=f"{key}/", MaxKeys=1)
-    return bool(page.get("Contents") or page.get(_LISTED))
+    return bool(page.get("Contents"))
 
 
 def glob(fs: S3, pattern: str) -> Iterator[ListedObject]:
@@ -256,6 +259,7 @@ async def _load_page(fs: S3, request: dict[str, Any]) -> Page:
     await fs.set_session()
     client = await fs.get_s3(request["Bucket"])
     client.meta.events.register(_EVENT, _parse_objects, unique_id=_LISTED)
+    _is_own_request.set(True)
     answer = await fs._call_s3("list_objects_v2", **request)
     objects = answer.get(_LISTED)
     if objects is None:
@@ -281,7 +285,8 @@ def _parse_objects(
     operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
 ) -> None:
     """Takes the objects out of the answer to a listing that botocore is about to parse; see its ``before-parse``."""
-    if operation_model.name != "ListObjectsV2" or response_dict["status_code"] != HTTPStatus.OK:
+    is_page = operation_model.name == "ListObjectsV2" and response_dict["status_code"] == HTTPStatus.OK
+    if not is_page or not _is_own_request.get():
         return
     # A page has eight thousand elements, which are freed before this function ends. Python would look for cycles of
     # references a dozen times meanwhile, each time among all objects of the process, and spend more time on that.
