@@ -102,21 +102,20 @@ def walk(fs: S3, path: str) -> Iterator[ListedObject]:
     whole = request = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
     patience = PAGES_BEFORE_RANGES
     while True:
-        first, last, num_keys = "", Page([], [], "", None), 0
-        for last in _pages(fs, request):
-            yield from last.objects
-            if last.objects:
-                first, num_keys = first or last.objects[0].key, num_keys + len(last.objects)
-            if num_keys >= patience * PAGE_KEYS:
-                break
-        if last.next_token is None:
-            return
-        ranges = _find_ranges(fs, bucket, first, last, num_keys)
-        if ranges is None:
-            patience *= 2
-            last_key = last.last_key
+        first, num_keys = "", 0
+        for page in (pages := _pages(fs, request)):
+            yield from page.objects
+            if page.objects:
+                first, num_keys = first or page.objects[0].key, num_keys + len(page.objects)
+            if page.next_token is not None and num_keys >= patience * PAGE_KEYS:
+                ranges = _find_ranges(fs, bucket, first, page, num_keys)
+                if ranges is not None:
+                    break
+                first, num_keys, patience = "", 0, 2 * patience
         else:
-            last_key = yield from _walk_ranges(fs, bucket, common_folder(first, last.last_key), ranges, last.last_key)
+            return
+        pages.close()
+        last_key = yield from _walk_ranges(fs, bucket, common_folder(first, page.last_key), ranges, page.last_key)
         request = {**whole, "StartAfter": last_key}
 
 
@@ -236,7 +235,7 @@ def _objects(fs: S3, bucket: str, prefix: str, delimiter: str = "") -> Iterator[
     return (found for page in _pages(fs, request) for found in page.objects)
 
 
-def _pages(fs: S3, request: dict[str, Any]) -> Iterator[Page]:
+def _pages(fs: S3, request: dict[str, Any]) -> Generator[Page, None, None]:
     """Yields the pages of a listing; each is requested while the one before it is used."""
     pending: Future[Page] | None = _request_page(fs, request)
     try:
