@@ -181,6 +181,7 @@ class UnloadableTranscribe(EchoTranscribe):
         raise RuntimeError("no such weights")
 
 
+@pytest.mark.slow
 def test_an_error_of_a_process_is_that_of_the_run(local_ray: None, planned: Callable[..., tuple[Run, Plan]]) -> None:
     run, plan = planned({f"{i}.wav": 2.0 for i in range(4)}, *TWO_EXECUTORS)
     told = pytest.raises(RunError, match=r"^no recognizer could be started with model\.name=.*no such weights")
