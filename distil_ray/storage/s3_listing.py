@@ -54,7 +54,7 @@ class S3(Protocol):
         """Connects, where that has not been done."""
 
     def get_s3(self, bucket: str) -> Awaitable[Any]:
-        """Returns boto3's client."""
+        """Returns the client of a bucket, which has botocore's events."""
 
 
 class ListedObject(NamedTuple):
@@ -190,12 +190,14 @@ async def _load_range(fs: S3, bucket: str, folder: str, begin: str, end: str | N
     The second value is the last key if there may be more.
     """
     objects: list[ListedObject] = []
+    request = {"Bucket": bucket, "Prefix": folder, "StartAfter": begin}
     for _ in range(MAX_RANGE_PAGES):
-        page = await _load_page(fs, {"Bucket": bucket, "Prefix": folder, "StartAfter": begin})
+        page = await _load_page(fs, request)
         objects += page.objects if end is None else [found for found in page.objects if found.key <= end]
         if page.next_token is None or (end is not None and page.last_key >= end):
             return objects, None
-        begin = page.last_key
+        request["ContinuationToken"] = page.next_token
+        begin = page.last_key or begin
     return objects, begin
 
 
