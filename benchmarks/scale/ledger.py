@@ -8,20 +8,18 @@ blocks have the same rows, which makes no difference to the cost.
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.comparison.interleave import ROOT
 from benchmarks.planning.command import make_rows
 from benchmarks.planning.run import FINGERPRINT, PeakMemorySampler, timed
 from benchmarks.scale.memory_store import BUCKET, MemoryStore
+from benchmarks.scale.runs import run_in_store
 from benchmarks.settings import ScaleSettings
 from distil_ray.config import StorageConfig
-from distil_ray.errors import RunError
 from distil_ray.output.ledger import TRANSCRIPTS, Ledger
 from distil_ray.output.ledger_index import ROW_BYTES, BlockRows, IndexUpdate
 from distil_ray.schema import to_parquet_bytes
@@ -29,7 +27,6 @@ from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage import Storage
 
 OUTPUT = f"s3://{BUCKET}/output"
-ACCOUNT = {"AWS_ACCESS_KEY_ID": "scale", "AWS_SECRET_ACCESS_KEY": "scale", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,20 +68,10 @@ def measure_ledger(blocks: int, indexed: bool, settings: ScaleSettings) -> Ledge
     store.objects.update(dict.fromkeys(names, block))
     with store.serving() as url:
         if indexed:
-            _write_index(names, block, settings.block_rows, url)
+            write_index(names, block, _random_rows(blocks, settings.block_rows), url)
         store.requests.clear()
         store.bytes_read = 0
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        process = subprocess.run(
-            [sys.executable, "-m", "benchmarks.scale.ledger", OUTPUT],
-            cwd=ROOT,
-            env={**environment, **ACCOUNT, "AWS_ENDPOINT_URL": url, "NO_PROXY": "127.0.0.1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if process.returncode:
-        raise RunError(f"the ledger of {blocks:,} blocks could not be read: {process.stderr.strip()[-500:]}")
+        process = run_in_store("ledger", [OUTPUT], url)
     found = json.loads(process.stdout)
     return LedgerCost(
         blocks=blocks,
@@ -99,21 +86,25 @@ def measure_ledger(blocks: int, indexed: bool, settings: ScaleSettings) -> Ledge
     )
 
 
-def _write_index(names: list[str], block: bytes, block_rows: int, url: str) -> None:
-    """Writes an index as a run would that had read all blocks, with random keys."""
-    rng = np.random.default_rng(0)
+def write_index(names: Sequence[str], block: bytes, rows: Iterable[BlockRows], url: str) -> None:
+    """Writes an index as a run would that had read all blocks.
+
+    Args:
+        names: Keys of the blocks.
+        block: Their content.
+        rows: What the index holds of each of them.
+        url: Of the store.
+    """
     etag = hashlib.md5(block).hexdigest()
     entries = [Entry(f"s3://{BUCKET}/{name}", len(block), etag) for name in names]
-    read = [
-        BlockRows(
-            np.array([number]),
-            np.array([block_rows]),
-            {name: rng.bytes(size * block_rows) for name, size in ROW_BYTES.items()},
-            {FINGERPRINT: block_rows},
-        )
-        for number in range(len(names))
-    ]
-    IndexUpdate(entries, read).write(OUTPUT, Storage(StorageConfig(endpoint_url=url, anonymous=True)))
+    IndexUpdate(entries, list(rows)).write(OUTPUT, Storage(StorageConfig(endpoint_url=url, anonymous=True)))
+
+
+def _random_rows(num_blocks: int, block_rows: int) -> Iterator[BlockRows]:
+    rng = np.random.default_rng(0)
+    for number in range(num_blocks):
+        columns = {name: rng.bytes(size * block_rows) for name, size in ROW_BYTES.items()}
+        yield BlockRows(np.array([number]), np.array([block_rows]), columns, {FINGERPRINT: block_rows})
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from benchmarks.comparison.interleave import ROOT
 from benchmarks.scale.counting import CountingProxy, Traffic
 from distil_ray.errors import RunError
 
+ACCOUNT = {"AWS_ACCESS_KEY_ID": "scale", "AWS_SECRET_ACCESS_KEY": "scale", "AWS_DEFAULT_REGION": "us-east-1"}
 MODEL = "packaged:whisper-base"  # what the driver reads a config and a tokenizer of; its weights are never loaded
 
 
@@ -24,8 +25,16 @@ def run_configs(configs: Sequence[Path], environment: Mapping[str, str], proxy: 
     return traffic
 
 
+def run_in_store(name: str, arguments: Iterable[str], url: str) -> subprocess.CompletedProcess[str]:
+    """Runs a module as `run_module`, with the S3 server at `url` and without the environment's settings of another."""
+    return run_module(name, arguments, {**ACCOUNT, "AWS_ENDPOINT_URL": url, "NO_PROXY": "127.0.0.1"}, without="AWS_")
+
+
 def run_module(
-    name: str, arguments: Iterable[str], environment: Mapping[str, str] = MappingProxyType({})
+    name: str,
+    arguments: Iterable[str],
+    environment: Mapping[str, str] = MappingProxyType({}),
+    without: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a module of this package in a process of its own, to its end.
 
@@ -33,13 +42,15 @@ def run_module(
         name: Of the module.
         arguments: Of its command line.
         environment: Variables beside those of this process.
+        without: Beginning of the names of variables of this process that are left out; None: all are kept.
 
     Raises:
         RunError: It failed; the message has the end of what it has printed.
     """
+    kept = {key: value for key, value in os.environ.items() if without is None or not key.startswith(without)}
     process = subprocess.run(
         [sys.executable, "-m", f"benchmarks.scale.{name}", *arguments],
-        env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+        env={**kept, **environment, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,

@@ -8,8 +8,6 @@ writes the plan, and prints the cost of both steps as JSON. The recordings are l
 
 import hashlib
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,21 +16,20 @@ from itertools import repeat
 import numpy as np
 from rich.table import Table
 
-from benchmarks.comparison.interleave import ROOT
 from benchmarks.planning.command import make_rows
 from benchmarks.planning.run import FINGERPRINT, PeakMemorySampler, make_recording, timed
-from benchmarks.scale.ledger import ACCOUNT, OUTPUT
+from benchmarks.scale.ledger import OUTPUT, write_index
 from benchmarks.scale.memory_store import BUCKET, MemoryStore
+from benchmarks.scale.runs import run_in_store
 from benchmarks.settings import ScaleSettings
-from distil_ray.config import InputConfig, PlanConfig, StorageConfig
+from distil_ray.config import InputConfig, PlanConfig
 from distil_ray.errors import RunError
 from distil_ray.output.ledger import FINAL, TRANSCRIPTS, Ledger, id_keys, recording_keys
-from distil_ray.output.ledger_index import BlockRows, IndexUpdate
+from distil_ray.output.ledger_index import BlockRows
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.schema import to_parquet_bytes
-from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage import Storage
 
 INPUT = f"s3://{BUCKET}/input"
@@ -82,24 +79,10 @@ def _measure_start(num_done: int, settings: ScaleSettings) -> StartCost:
     names = [_block_name(number) for number in range(num_blocks)]
     store.objects.update(dict.fromkeys(names, block))
     with store.serving() as url:
-        version = hashlib.md5(block).hexdigest()
-        entries = [Entry(f"s3://{BUCKET}/{name}", len(block), version) for name in names]
-        rows = list(_index_rows(num_blocks, settings.block_rows))
-        IndexUpdate(entries, rows).write(OUTPUT, Storage(StorageConfig(endpoint_url=url, anonymous=True)))
-        del entries, rows
+        write_index(names, block, _index_rows(num_blocks, settings.block_rows), url)
         store.requests.clear()
         store.latency_s = settings.latency_s
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        process = subprocess.run(
-            [sys.executable, "-m", "benchmarks.scale.start", INPUT, OUTPUT],
-            cwd=ROOT,
-            env={**environment, **ACCOUNT, "AWS_ENDPOINT_URL": url, "NO_PROXY": "127.0.0.1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if process.returncode:
-        raise RunError(f"a run over {num_done:,} recordings could not start: {process.stderr.strip()[-500:]}")
+        process = run_in_store("start", [INPUT, OUTPUT], url)
     found = json.loads(process.stdout)
     if (found["done"], found["to_do"]) != (num_done, settings.start_new):
         raise RunError(f"{found['done']:,} of {num_done:,} recordings were found done, and {found['to_do']:,} new")

@@ -62,7 +62,7 @@ def described_entry(asked: str, info: dict[str, Any]) -> Entry:
 
 
 def local_entry(path: str, found: os.stat_result | None) -> Entry:
-    """As `_entry` has it of fsspec's local files."""
+    """Returns a file on a local disk; `found`: None if it cannot be read."""
     if found is None:
         return Entry(path, None, None)
     return Entry(path, found.st_size, str(found.st_mtime), found.st_mtime)
