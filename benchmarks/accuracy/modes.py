@@ -24,30 +24,32 @@ _SEQUENTIAL: Options = {"chunking.strategy": "sequential"}
 _CONDITIONED: Options = {"decoding.condition_on_previous_text": True}
 _OVERLAP: Options = {"chunking.strategy": "overlap"}
 _FULL: Options = {"chunking.window": "full"}
-_BEAMS: Options = {"decoding.num_beams": 5}
-_LEAST_RISK: Options = _BEAMS | {"decoding.beam_selection": "minimum_bayes_risk"}
+_GREEDY: Options = {"decoding.num_beams": 1}
+_BEAMS: Options = {"decoding.num_beams": 5, "decoding.beam_selection": "score"}
+_LEAST_RISK: Options = {"decoding.num_beams": 5, "decoding.beam_selection": "minimum_bayes_risk"}
 _FALLBACK: Options = {"decoding.temperatures": (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)}
 
 _FLOAT32: Options = {"model.dtype": "float32"}  # as the other programs
 
 OWN_MODES: dict[str, Options] = {
-    "quiet": {},
-    "quiet-times": _TIMES,
-    "quiet-full": _FULL,
-    "quiet-fallback": _FALLBACK,
+    "defaults": {},
+    "quiet": _GREEDY,
+    "quiet-times": _GREEDY | _TIMES,
+    "quiet-full": _GREEDY | _FULL,
+    "quiet-fallback": _GREEDY | _FALLBACK,
     "quiet-beams": _BEAMS,
     "quiet-beams-risk": _LEAST_RISK,
     "quiet-beams-risk-full": _LEAST_RISK | _FULL,
     "quiet-beams-risk-fallback": _LEAST_RISK | _FALLBACK,
     "quiet-beams-times": _BEAMS | _TIMES,
     "quiet-beams-full": _BEAMS | _FULL,
-    "vad": _VAD,
-    "vad-times": _VAD | _TIMES,
+    "vad": _GREEDY | _VAD,
+    "vad-times": _GREEDY | _VAD | _TIMES,
     "vad-beams": _BEAMS | _VAD,
     "vad-beams-risk": _LEAST_RISK | _VAD,
-    "overlap": _OVERLAP,
-    "sequential": _SEQUENTIAL,
-    "sequential-conditioned": _SEQUENTIAL | _CONDITIONED,
+    "overlap": _GREEDY | _OVERLAP,
+    "sequential": _GREEDY | _SEQUENTIAL,
+    "sequential-conditioned": _GREEDY | _SEQUENTIAL | _CONDITIONED,
     "sequential-beams": _BEAMS | _SEQUENTIAL,
     "sequential-beams-risk": _LEAST_RISK | _SEQUENTIAL,
 }

@@ -68,8 +68,9 @@ OPENAI_WHISPER = Program("openai_whisper", "openai-whisper", "openai")
 OPENVINO = Program("openvino_genai", "openvino", "openvino")
 WHISPER_CPP = Program("whisper_cpp", "whisper-cpp", "ggml")
 
-_GATED: Options = {"chunking.window": "gated"}
-_FULL: Options = {"chunking.window": "full"}
+_GREEDY: Options = {"decoding.num_beams": 1}  # as the other engines
+_GATED: Options = _GREEDY | {"chunking.window": "gated"}
+_FULL: Options = _GREEDY | {"chunking.window": "full"}
 _INT8: Options = {"model.dtype": "int8"}
 _FLOAT32: Options = {"model.dtype": "float32"}
 _15_S: Options = {"chunking.length_s": 15.0}
@@ -77,6 +78,7 @@ ENGINES = (
     Engine("gated", "distil_ray, gated windows", NATIVE, _GATED),
     # A clip is one chunk either way.
     Engine("gated-15", "distil_ray, gated windows, 15 s chunks", NATIVE, _GATED | _15_S, sets=(LONG,)),
+    Engine("defaults", "distil_ray, defaults (5 beams)", NATIVE),
     Engine("gated-int8", "distil_ray int8, gated windows", NATIVE, _GATED | _INT8),
     Engine(
         "gated-15-int8", "distil_ray int8, gated windows, 15 s chunks", NATIVE, _GATED | _15_S | _INT8, sets=(LONG,)

@@ -1,6 +1,6 @@
 """Sections `model`, `decoding` and `chunking`: the settings that can change a transcript."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,6 +9,7 @@ from distil_ray.languages import language_code
 from distil_ray.registry import CHUNKERS, RECOGNIZERS
 
 MAX_BEAMS = 32
+GREEDY: dict[str, Any] = {"num_beams": 1, "beam_selection": "score"}  # settings of greedy decoding
 MAX_CHUNK_S = 30.0  # input length of Whisper's encoder, in seconds
 
 
@@ -223,12 +224,11 @@ class DecodingConfig(Section):
         " improbable or repetitive (native recognizer only). OpenAI's Whisper uses 0.0 to 1.0 in steps of 0.2.",
     )
 
-    num_beams: int = Field(
-        1,
-        ge=1,
-        le=MAX_BEAMS,
+    num_beams: Literal["auto"] | int = Field(
+        "auto",
         description="Beams of the beam search at temperature 0: so many texts of a chunk are continued side by side,"
-        " and the most likely one is taken. 1: greedy decoding. OpenAI's command line uses 5.",
+        " and the most likely one is taken. 1: greedy decoding. OpenAI's command line uses 5. auto: 5"
+        " for the native recognizer on CPUs without an assistant; otherwise 1.",
     )
     length_penalty: float = Field(
         1.0,
@@ -237,11 +237,12 @@ class DecodingConfig(Section):
         description="With num_beams above 1, the score of a text is its log-probability divided by its number of tokens"
         " to this power. Above 1.0 favors longer texts, below 1.0 shorter ones.",
     )
-    beam_selection: Literal["score", "minimum_bayes_risk"] = Field(
-        "score",
+    beam_selection: Literal["auto", "score", "minimum_bayes_risk"] = Field(
+        "auto",
         description="With num_beams above 1, which of the finished texts is taken: score: the one with the best score,"
         " as transformers does; minimum_bayes_risk: the one with the fewest expected errors, that is the least edit"
-        " distance to all of them, weighted by their probabilities.",
+        " distance to all of them, weighted by their probabilities. auto: minimum_bayes_risk, or score for recognizers"
+        " that do not support it.",
     )
     best_of: int = Field(
         1,
@@ -255,6 +256,17 @@ class DecodingConfig(Section):
         description="Speculative decoding with model.assistant; it does not change the text. auto: on, unless the first"
         " decoding steps show no speedup.",
     )
+
+    @property
+    def beam_count(self) -> int:
+        """Returns `num_beams` of the settings of a run, in which ``auto`` has become a number.
+
+        Raises:
+            ValueError: It is still ``auto``.
+        """
+        if isinstance(self.num_beams, str):
+            raise ValueError("decoding.num_beams=auto has not been resolved (distil_ray.pipeline.model_setup)")
+        return self.num_beams
 
     @field_validator("language", mode="before")
     @classmethod
@@ -288,7 +300,7 @@ class DecodingConfig(Section):
 
     @model_validator(mode="after")
     def _beams_to_select(self) -> Self:
-        if self.beam_selection != "score" and self.num_beams == 1:
+        if self.beam_selection == "minimum_bayes_risk" and self.num_beams == 1:
             raise ValueError(
                 f"decoding.beam_selection={self.beam_selection} selects among the texts of a beam search, and"
                 " decoding.num_beams=1 has only one: set decoding.num_beams to 5, for instance"
@@ -303,6 +315,13 @@ class DecodingConfig(Section):
                 f" of words: set decoding.timestamps to word; found {self.timestamps}"
             )
         return self
+
+    @field_validator("num_beams")
+    @classmethod
+    def _number_of_beams(cls, value: str | int) -> str | int:
+        if not isinstance(value, str) and not 1 <= value <= MAX_BEAMS:
+            raise ValueError(f"must be auto, or a number from 1 to {MAX_BEAMS}")
+        return value
 
     @field_validator("batch_size")
     @classmethod

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from distil_ray.chunking.base import Chunker, ChunkSizes, load_chunker
 from distil_ray.config import Config, Section
+from distil_ray.config.recognition import GREEDY
 from distil_ray.errors import SettingsError
 from distil_ray.languages import select_languages
 from distil_ray.recognition.capabilities import load_capabilities
@@ -257,11 +258,11 @@ def compute_fingerprint(config: Config, model_identity: str, chunking: ChunkingP
 
     Not included: batch size, assistant, threads, device, number of actors (a transcript does not depend on them
     beyond the rounding of 16-bit arithmetic), the flags that make a row doubtful, and everything about scoring, storage
-    and planning. A decoding setting that is not in `_ALWAYS_HASHED` is included only where it differs from its default,
-    so that a new setting does not change the fingerprints of existing outputs.
+    and planning. A decoding setting that is not in `_ALWAYS_HASHED` is included only where it differs from its default
+    (for beams: from greedy decoding), so that a new setting does not change the fingerprints of existing outputs.
     """
     settings = config.decoding.model_dump(exclude={"batch_size", "speculative", "doubtful_flags"})
-    defaults = type(config.decoding)().model_dump()
+    defaults = type(config.decoding)(**GREEDY).model_dump()
     decoding = {name: value for name, value in settings.items() if name in _ALWAYS_HASHED or value != defaults[name]}
     if config.decoding.language != "auto":
         decoding.pop("language_detection_chunks")

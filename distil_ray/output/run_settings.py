@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import yaml
 
 from distil_ray.config import Config
+from distil_ray.config.recognition import GREEDY, DecodingConfig
 from distil_ray.errors import SettingsError
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import RUNS_FOLDER, Run
@@ -86,7 +87,7 @@ def _differences(run: Run, group: SettingsGroup) -> Iterator[str]:
         stored = None
     current = _relevant(run.config.model_dump(mode="json"))
     if stored is not None:  # a setting that did not exist then had the effect of its default
-        defaults = _relevant(Config().model_dump(mode="json"))
+        defaults = _relevant(Config(decoding=DecodingConfig(**GREEDY)).model_dump(mode="json"))
         stored = {key: value for key, value in defaults.items() if key in current} | stored
     changed = [
         key

@@ -30,7 +30,7 @@ from distil_ray.output.run_settings import settings_change_error
 from distil_ray.pipeline.assistant_selection import select_assistant
 from distil_ray.pipeline.capacity import require_local_capacity
 from distil_ray.pipeline.int8_dtypes import describe_local_dtype
-from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_model
+from distil_ray.pipeline.model_setup import ModelInfo, StorageFolderReader, resolve_beams, resolve_model
 from distil_ray.pipeline.transcript_rows import store_tokenizer
 from distil_ray.recognition.capabilities import NATIVE, load_capabilities
 from distil_ray.recognition.memory_estimate import estimate_memory_mb
@@ -88,7 +88,7 @@ def _count_gpus() -> int:
 
 def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
     """Returns the run of these settings with this model; logs the model and the chunking that were chosen."""
-    config = _read_hotwords(config)
+    config = resolve_beams(_read_hotwords(config))
     chunking = resolve_chunking(config, model.chunk_length_s, model.chunk_length_reason)
     log_field("model", model.identity, console, model=model.identity)
     omission = "; audio may be left out" if chunking.omits_audio else ""
@@ -99,6 +99,9 @@ def build_run(config: Config, model: ModelInfo, console: Console) -> Run:
         console,
         **chunking.describe(),
     )
+    if (num_beams := config.decoding.beam_count) > 1:
+        selection = config.decoding.beam_selection
+        log_field("beams", f"{num_beams}, selected by {selection}", console, num_beams=num_beams, selection=selection)
     run = Run(
         config=config,
         run_id=config.run_id or new_run_id(),
@@ -128,7 +131,7 @@ def reserve_memory(run: Run, model: ModelInfo, dtype: str) -> Run:
             json.loads((model.config_dir / "config.json").read_text(encoding="utf-8")),
             dtype=dtype,
             batch_size=None if decoding.batch_size == "auto" else decoding.batch_size,
-            num_texts=max(decoding.num_beams, decoding.best_of),
+            num_texts=max(decoding.beam_count, decoding.best_of),
             has_assistant=decoding.speculative != "off"
             and (config.model.assistant is not None or config.assistant.uri is not None),
             max_new_tokens=decoding.max_new_tokens,

@@ -251,7 +251,7 @@ def make_recognizer_options(run: Run) -> RecognizerOptions:
         hallucination_silence_threshold_s=config.decoding.hallucination_silence_threshold_s,
         long_form=run.chunking.long_form,
         condition_on_previous_text=config.decoding.condition_on_previous_text,
-        num_beams=config.decoding.num_beams,
+        num_beams=config.decoding.beam_count,
         length_penalty=config.decoding.length_penalty,
         beam_selection=config.decoding.beam_selection,
         best_of=config.decoding.best_of,

@@ -165,14 +165,19 @@ def has_repetition_loop(tokens: Sequence[int]) -> bool:
 
 
 def cut_repetition_loop(tokens: Sequence[int]) -> Sequence[int]:
-    """Returns the tokens with what is repeated at their end written once."""
-    period = _loop_period(tokens)
-    if not period:
-        return tokens
-    begin = len(tokens) - period
-    while begin and tokens[begin - 1] == tokens[begin - 1 + period]:
-        begin -= 1
-    return tokens[: begin + period]
+    """Returns the tokens with what is repeated at their end written once.
+
+    A loop may skip or repeat a part of itself once. What comes before that is then a loop, too, and is cut instead.
+    """
+    end = len(tokens)
+    while period := _loop_period(tokens[:end]):
+        begin = end - period
+        while begin and tokens[begin - 1] == tokens[begin - 1 + period]:
+            begin -= 1
+        if not _loop_period(tokens[:begin]):
+            return tokens[: begin + period]
+        end = begin
+    return tokens
 
 
 def _loop_period(tokens: Sequence[int]) -> int:

@@ -20,7 +20,7 @@ TEXT = "He was not an ill-disposed young man."
 
 @pytest.fixture(scope="module")
 def transcriber(whisper_tiny_en: Path) -> dr.Transcriber:
-    return dr.Transcriber(MODEL, overrides={"model.dtype": "float32"})
+    return dr.Transcriber(MODEL, overrides={"model.dtype": "float32", "decoding.num_beams": 1})
 
 
 def _objects(*cells: Any) -> np.ndarray[Any, np.dtype[np.object_]]:

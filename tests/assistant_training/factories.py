@@ -5,6 +5,7 @@ from typing import Any
 from distil_ray.config.loader import load_config
 from distil_ray.output.run_context import Run, resolve_chunking
 from distil_ray.pipeline.assistant_selection import CurrentAssistant
+from distil_ray.pipeline.model_setup import resolve_beams
 from tests.support.transcripts import transcript_row
 
 MAIN = "sha256:main"
@@ -24,7 +25,7 @@ def make_current_assistant(training: str, identity: str, layers: int = 2, **held
 
 def make_run(*words: str) -> Run:
     """Returns a run of the model `MAIN` with these settings."""
-    config = load_config(None, list(words))
+    config = resolve_beams(load_config(None, list(words)))
     return Run(
         config=config,
         run_id="run",

@@ -154,12 +154,12 @@ def _mode(name: str) -> Mode:
     return next(mode for mode in MODES if mode.engine.name == name)
 
 
-QUIET, FULL = _mode("distil_ray quiet"), _mode("distil_ray quiet-full")
+DEFAULTS, FULL = _mode("distil_ray defaults"), _mode("distil_ray quiet-full")
 FASTER, OPENAI = _mode("faster-whisper sequential"), _mode("openai-whisper command-line")
 
 
 def test_rates_count_edits_by_set_and_together_and_a_failure_as_a_lost_text(sets: ClipSets) -> None:
-    result = _result(QUIET, sets, {"en0": "The cat, number B!", "en1": "the the cat number b", "en9": ""})
+    result = _result(DEFAULTS, sets, {"en0": "The cat, number B!", "en1": "the the cat number b", "en9": ""})
     result = replace(
         result,
         recordings=[
@@ -178,7 +178,7 @@ def test_rates_count_edits_by_set_and_together_and_a_failure_as_a_lost_text(sets
 
 
 def test_modes_are_paired_by_recording_with_the_best_peer_of_each_set(sets: ClipSets) -> None:
-    own = _result(QUIET, sets, {"en0": "the cat number"})
+    own = _result(DEFAULTS, sets, {"en0": "the cat number"})
     faster = _result(FASTER, sets, {f"en{i}": "the cat" for i in range(8)})
     openai = _result(OPENAI, sets, {f"en{i}": "the cat number z" for i in range(4, 12)})
 
@@ -197,18 +197,18 @@ def test_modes_are_paired_by_recording_with_the_best_peer_of_each_set(sets: Clip
 
 
 def test_tables_have_a_row_per_mode_and_name_what_was_left_out(sets: ClipSets) -> None:
-    own, full = _result(QUIET, sets, {"en0": "the cat number"}), _result(FULL, sets, {})
+    own, full = _result(DEFAULTS, sets, {"en0": "the cat number"}), _result(FULL, sets, {})
     peer = _result(FASTER, sets, {"en0": "the cat number z", "en1": "the cat"})
     found = ModelResult("a model", [own, full, peer], {"transformers pipeline": "transformers: no pip"})
     lines = to_markdown([found], AccuracySettings(), MACHINE).splitlines()
 
-    row = next(line for line in lines if line.startswith("| distil_ray quiet |"))
+    row = next(line for line in lines if line.startswith("| distil_ray defaults |"))
     assert [cell.partition("<br>")[0].strip() for cell in row.split("|")[2:-1]] == ["3.12", "0.00", "2.08", "0", "2.0"]
     assert "<br>0/1/0" in row
     pairs = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| all |")]
     assert [(cells[1], cells[2], cells[6]) for cells in pairs] == [
         ("quiet-full", "faster-whisper sequential", "−6.25"),
-        ("quiet", "faster-whisper sequential", "−4.17"),
+        ("defaults", "faster-whisper sequential", "−4.17"),
     ]
     assert "- Left out: transformers: no pip" in lines
     console = Console(width=160, record=True, file=io.StringIO())

@@ -126,7 +126,10 @@ def test_one_error_reports_all_wrong_settings() -> None:
         (["decoding.language=de", "decoding.language_per=chunk"], "decoding.language_per=chunk has no meaning"),
         (["decoding.languages=[en, auto]"], "decoding.languages: must be languages"),
         (["decoding.hallucination_silence_threshold_s=2"], "needs the times of words: set decoding.timestamps to word"),
-        (["decoding.beam_selection=minimum_bayes_risk"], "decoding.num_beams=1 has only one: set decoding.num_beams"),
+        (
+            ["decoding.num_beams=1", "decoding.beam_selection=minimum_bayes_risk"],
+            "decoding.num_beams=1 has only one: set decoding.num_beams",
+        ),
         (["decoding.speculative=on"], "decoding.speculative=on needs a draft model"),
         (["chunking.window=gated", "model.attention=eager"], "chunking.window=gated needs model.attention=sdpa"),
     ],

@@ -7,7 +7,7 @@ import pytest
 from distil_ray import registry
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
-from distil_ray.pipeline.model_setup import check_capabilities, load_model_info, resolve_model
+from distil_ray.pipeline.model_setup import check_capabilities, load_model_info, resolve_beams, resolve_model
 from distil_ray.recognition.capabilities import RecognizerCapabilities, load_capabilities, recognizers_with
 from distil_ray.storage.storage import Storage
 from tests.support.entry_points import added_entry_point
@@ -105,6 +105,41 @@ def test_an_assistant_is_refused_for_beams_before_it_is_looked_for(setting: str)
     with pytest.raises(SettingsError, match=rf"decoding\.num_beams=5 does not work with {setting}=nowhere"):
         resolve_model(load_config(None, words))
     check_capabilities(load_config(None, words))  # each for itself is supported
+
+
+AUTO = ["decoding.num_beams=auto", "decoding.beam_selection=auto"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (AUTO, (5, "minimum_bayes_risk")),
+        ([*AUTO, "chunking.strategy=sequential"], (5, "minimum_bayes_risk")),
+        ([*AUTO, "decoding.beam_selection=score"], (5, "score")),
+        ([*AUTO, "decoding.num_beams=1"], (1, "score")),
+        ([*AUTO, "decoding.num_beams=2"], (2, "minimum_bayes_risk")),
+        ([*AUTO, "resources.gpus_per_actor=1"], (1, "score")),
+        ([*AUTO, "model.assistant=nowhere"], (1, "score")),
+        ([*AUTO, "assistant.uri=nowhere"], (1, "score")),
+        ([*AUTO, "assistant.uri=nowhere", "decoding.speculative=off"], (1, "score")),
+        ([*AUTO, "model.recognizer=transformers"], (1, "score")),
+        ([*AUTO, "decoding.num_beams=5", "model.recognizer=transformers"], (5, "score")),
+        ([*AUTO, "model.recognizer=transformers", "chunking.strategy=sequential"], (1, "score")),
+        ([*AUTO, TEXT_ONLY], (1, "score")),
+        (["decoding.num_beams=auto", "decoding.beam_selection=minimum_bayes_risk", TEXT_ONLY], (1, "score")),
+    ],
+)
+def test_beams_of_auto_follow_device_assistant_and_recognizer(settings: list[str], expected: tuple[int, str]) -> None:
+    config = resolve_beams(load_config(None, settings))
+    assert (config.decoding.beam_count, config.decoding.beam_selection) == expected
+    check_capabilities(config)
+    assert resolve_beams(config) == config
+
+
+@pytest.mark.parametrize("selection", ["score", "minimum_bayes_risk"])
+def test_settings_without_auto_stay_as_they_are(selection: str) -> None:
+    config = load_config(None, ["decoding.num_beams=5", f"decoding.beam_selection={selection}"])
+    assert resolve_beams(config) == config
 
 
 def test_everything_that_the_recognizer_lacks_is_reported_at_once() -> None:

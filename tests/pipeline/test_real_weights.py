@@ -18,7 +18,7 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run, resolve_chunking
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.decode_stage import decode_tasks
-from distil_ray.pipeline.model_setup import StorageFolderReader
+from distil_ray.pipeline.model_setup import StorageFolderReader, resolve_beams
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import store_tokenizer
@@ -38,7 +38,7 @@ from tests.support.without_ray import run_stages_in_process
 def _transcripts(audio: Path, output: Path, model: Path, *overrides: str) -> Iterator[dict[str, Any]]:
     """The rows that the three stages make of a folder, one after the other."""
     settings = [f"input.uri={audio}", f"output.uri={output}", f"model.name={model}", "decoding.language=en"]
-    config = load_config(None, [*settings, "model.dtype=float32", *overrides])
+    config = resolve_beams(load_config(None, [*settings, "model.dtype=float32", *overrides]))
     checkpoint = load_checkpoint_info(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     run = Run(config, "test", "f" * 16, checkpoint.identity, None, checkpoint.languages, chunking)
@@ -60,6 +60,7 @@ def test_overlapping_chunks_give_the_text_of_transformers_pipeline(tmp_path: Pat
     samples = load_samples("sonnet-1")[: 32 * SAMPLE_RATE]
     soundfile.write(tmp_path / "audio" / "sonnet.wav", samples, SAMPLE_RATE)
     settings = ["chunking.strategy=overlap", "chunking.length_s=15", "plan.part_audio_s=30", "chunking.window=full"]
+    settings.append("decoding.num_beams=1")
     (row,) = _transcripts(tmp_path / "audio", tmp_path / "out", whisper_tiny_en, *settings)
     assert len(row["chunks"]) == 3
 
@@ -114,9 +115,10 @@ def test_an_assistant_changes_nothing_but_a_column(clips: Path, tmp_path: Path, 
     (tmp_path / "student").mkdir()
     create_student(whisper_tiny_en, tmp_path / "student", 2)
     shutil.copy(clips / "austen-0870.opus", tmp_path / "audio")
-    settings = [f"model.assistant={tmp_path / 'student'}", "decoding.speculative=on", "chunking.length_s=5"]
-    (drafted,) = _transcripts(tmp_path / "audio", tmp_path / "drafted", whisper_tiny_en, *settings)
-    (alone,) = _transcripts(tmp_path / "audio", tmp_path / "alone", whisper_tiny_en, *settings[2:])
+    assistant = [f"model.assistant={tmp_path / 'student'}", "decoding.speculative=on"]
+    greedy = ["chunking.length_s=5", "decoding.num_beams=1"]
+    (drafted,) = _transcripts(tmp_path / "audio", tmp_path / "drafted", whisper_tiny_en, *assistant, *greedy)
+    (alone,) = _transcripts(tmp_path / "audio", tmp_path / "alone", whisper_tiny_en, *greedy)
     assert len(alone["chunks"]) == 2
     assert [chunk["tokens"] for chunk in drafted["chunks"]] == [chunk["tokens"] for chunk in alone["chunks"]]
     assert alone["acceptance_rate"] is None

@@ -104,6 +104,15 @@ def test_tokens_that_never_repeat_are_no_loop(tokens: list[int]) -> None:
     assert quality_flags.cut_repetition_loop(tokens) == tokens
 
 
+@pytest.mark.parametrize("stumble", [[12, 25461], [12, 64, 12], []])
+def test_a_loop_that_skips_a_part_of_itself_is_cut_at_its_first_round(stumble: list[int]) -> None:
+    """whisper-base with 5 beams and times wrote "a half" a hundred times, with one "half" more in the middle."""
+    half = [12, 64, 12, 25461]
+    written = [1128, 528, 472, *half * 50, *stumble, *half * 55]
+    kept = quality_flags.cut_repetition_loop(written)
+    assert kept == [1128, 528, 472, *half]
+
+
 def test_a_word_said_three_times_is_no_loop() -> None:
     assert not quality_flags.has_repetition_loop([440, 2068, 11, 1400, 1400, 1400])
     assert not quality_flags.has_repetition_loop([1400, 11, 1400, 11, 1400, 11])

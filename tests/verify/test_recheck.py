@@ -23,6 +23,7 @@ from distil_ray.evaluation.wer import bootstrap_interval
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.run_context import Run, compute_fingerprint, resolve_chunking
 from distil_ray.pipeline.decode_stage import decode_tasks
+from distil_ray.pipeline.model_setup import resolve_beams
 from distil_ray.pipeline.planner import make_plan
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import store_tokenizer
@@ -51,7 +52,7 @@ Row = dict[str, Any]
 def _transcribe(folder: Path, model: Path, *overrides: str) -> None:
     """Writes the output `folder`/out of a run over `folder`/audio, without Ray."""
     settings = [f"input.uri={folder / 'audio'}", f"output.uri={folder / 'out'}", f"model.name={model}"]
-    config = load_config(None, [*settings, "model.dtype=float32", *overrides])
+    config = resolve_beams(load_config(None, [*settings, "model.dtype=float32", *overrides]))
     checkpoint = load_checkpoint_info(str(model))
     chunking = resolve_chunking(config, checkpoint.chunk_length_s, checkpoint.chunk_length_reason)
     name = compute_fingerprint(config, checkpoint.identity, chunking)
