@@ -271,6 +271,7 @@ def test_a_run_is_refused_before_any_weights_are_fetched(tmp_path: Path) -> None
     main = write_small_folder(tmp_path / "main")
     other = write_small_folder(tmp_path / "other", num_mel_bins=128)
     settings = ["input.uri=in", "output.uri=out", f"model.name={main}", "decoding.language=en"]
+    settings.append("decoding.num_beams=1")  # auto depends on the assistant
     with pytest.raises(SettingsError, match=r"model\.assistant=.*other cannot draft for .*main: it has 128 mel bins"):
         prepare_run(load_config(None, [*settings, f"model.assistant={other}"]), Console(quiet=True))
     with pytest.raises(SettingsError, match=r"model\.assistant=.*nowhere: there is no such local folder"):
