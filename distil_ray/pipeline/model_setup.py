@@ -181,7 +181,7 @@ def resolve_model(config: Config) -> ModelInfo:
 def resolve_beams(config: Config) -> Config:
     """Returns the settings with values for ``auto`` in ``decoding.num_beams`` and ``decoding.beam_selection``.
 
-    On CPUs five beams have a tenth fewer wrong words than greedy decoding, for 1.3 to 2 times the time (docs/models.md).
+    On CPUs five beams have a tenth fewer wrong words than greedy decoding, for 1.3 to 2 times the time.
     On GPUs, steps with beams are not recorded as CUDA graphs. An assistant drafts for greedy decoding only;
     ``decoding.speculative=off`` does not count here, so that it changes no text.
     """
