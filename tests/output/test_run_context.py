@@ -6,6 +6,7 @@ from distil_ray.config import Config, DecodingConfig
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
 from distil_ray.output.run_context import ChunkingPlan, compute_fingerprint, resolve_chunking
+from distil_ray.pipeline.model_setup import resolve_beams
 
 PLAN = ChunkingPlan("quiet", length=480_000, stride=0, search=160_000, reason="")
 
@@ -24,6 +25,14 @@ def fingerprint(*overrides: str, decoding: DecodingConfig | None = None) -> str:
 def test_a_new_setting_at_its_default_changes_no_fingerprint() -> None:
     assert fingerprint(decoding=ExtendedDecodingConfig()) == compute_fingerprint(Config(), "model", PLAN)
     assert fingerprint(decoding=ExtendedDecodingConfig(beam_size=5)) != fingerprint()
+
+
+def test_beams_that_auto_stands_for_have_the_fingerprint_of_these_beams() -> None:
+    settings = ["decoding.num_beams=auto", "decoding.beam_selection=auto"]
+    explicit = ["decoding.num_beams=5", "decoding.beam_selection=minimum_bayes_risk"]
+    for more, same in (([], explicit), (["resources.gpus_per_actor=1"], ["decoding.num_beams=1"])):
+        resolved = (resolve_beams(load_config(None, [*each, *more])) for each in (settings, same))
+        assert len({compute_fingerprint(config, "model", PLAN) for config in resolved}) == 1
 
 
 def test_settings_that_change_transcripts_change_the_fingerprint() -> None:
