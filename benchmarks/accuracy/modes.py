@@ -38,7 +38,6 @@ OWN_MODES: dict[str, Options] = {
     "quiet-full": _GREEDY | _FULL,
     "quiet-fallback": _GREEDY | _FALLBACK,
     "quiet-beams": _BEAMS,
-    "quiet-beams-risk": _LEAST_RISK,
     "quiet-beams-risk-full": _LEAST_RISK | _FULL,
     "quiet-beams-risk-fallback": _LEAST_RISK | _FALLBACK,
     "quiet-beams-times": _BEAMS | _TIMES,

@@ -51,6 +51,11 @@ class Config(Section):
         " input, one damaged file is more than max_failed_fraction.",
     )
 
+    @property
+    def has_assistant(self) -> bool:
+        """Returns True if an assistant is set, also where none has been trained yet."""
+        return self.model.assistant is not None or self.assistant.uri is not None
+
     def too_many_failed(self, num_failed: int, num_total: int) -> str | None:
         """Returns the limit that is exceeded, for messages; None if the failures are accepted.
 

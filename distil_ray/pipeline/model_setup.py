@@ -188,9 +188,8 @@ def resolve_beams(config: Config) -> Config:
     decoding, capabilities = config.decoding, load_capabilities(config.model.recognizer)
     num_beams, selection = decoding.num_beams, decoding.beam_selection
     if num_beams == "auto":
-        has_assistant = config.model.assistant is not None or config.assistant.uri is not None
         on_gpu = config.resources.gpus_per_actor > 0
-        num_beams = AUTO_BEAMS if capabilities.beam_selection and not on_gpu and not has_assistant else 1
+        num_beams = AUTO_BEAMS if capabilities.beam_selection and not on_gpu and not config.has_assistant else 1
     if num_beams == 1:
         selection = "score"
     elif selection == "auto":

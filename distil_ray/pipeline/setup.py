@@ -132,8 +132,7 @@ def reserve_memory(run: Run, model: ModelInfo, dtype: str) -> Run:
             dtype=dtype,
             batch_size=None if decoding.batch_size == "auto" else decoding.batch_size,
             num_texts=max(decoding.beam_count, decoding.best_of),
-            has_assistant=decoding.speculative != "off"
-            and (config.model.assistant is not None or config.assistant.uri is not None),
+            has_assistant=config.has_assistant and decoding.speculative != "off",
             max_new_tokens=decoding.max_new_tokens,
             part_audio_s=run.part_audio_s,
         )

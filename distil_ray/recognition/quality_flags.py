@@ -169,15 +169,13 @@ def cut_repetition_loop(tokens: Sequence[int]) -> Sequence[int]:
 
     A loop may skip or repeat a part of itself once. What comes before that is then a loop, too, and is cut instead.
     """
-    end = len(tokens)
-    while period := _loop_period(tokens[:end]):
-        begin = end - period
+    kept, begin = tokens, len(tokens)
+    while period := _loop_period(tokens[:begin]):
+        begin -= period
         while begin and tokens[begin - 1] == tokens[begin - 1 + period]:
             begin -= 1
-        if not _loop_period(tokens[:begin]):
-            return tokens[: begin + period]
-        end = begin
-    return tokens
+        kept = tokens[: begin + period]
+    return kept
 
 
 def _loop_period(tokens: Sequence[int]) -> int:
