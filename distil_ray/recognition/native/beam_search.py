@@ -46,6 +46,17 @@ class Continuations:
     scores: Tensor
     logprobs: Tensor
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Returns the continuations of the rows of `parts`, in this order."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.scores for part in parts]),
+            torch.cat([part.logprobs for part in parts]),
+        )
+
     def repeat(self, num_beams: int) -> Self:
         """Returns the continuations of a single beam as those of `num_beams` beams that are alike."""
         parts = (self.tokens, self.scores, self.logprobs)
@@ -60,7 +71,8 @@ def best_continuations(scores: Tensor, num_beams: int, num_tokens: int) -> Conti
     """
     best, tokens = top_values(scores, num_tokens)
     shape = (-1, num_beams, best.shape[1])
-    logprobs = best - scores.logsumexp(dim=-1, keepdim=True)
+    largest = best[:, :1]  # a logsumexp that does not look for it
+    logprobs = best - largest - (scores - largest).exp_().sum(dim=-1, keepdim=True).log()
     return Continuations(tokens.view(shape), best.view(shape), logprobs.view(shape))
 
 

@@ -394,7 +394,11 @@ class Decoder:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Returns float32 logits, shape (..., vocabulary), of hidden states, shape (..., d_model)."""
-        return self._vocabulary(hidden).float()
+        return self.raw_logits(hidden).float()
+
+    def raw_logits(self, hidden: Tensor) -> Tensor:
+        """Returns what `logits` does in the number type of the hidden states."""
+        return self._vocabulary(hidden)
 
 
 def _project_row(cross_kv: Projection, hidden: Tensor, keys: Tensor, values: Tensor) -> None:

@@ -7,13 +7,13 @@ once (branch_table.py). Nothing waits for the device between polls. Steps are no
 """
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from distil_ray.recognition.base import RecognizerOptions
-from distil_ray.recognition.native.beam_search import BeamState, best_continuations
+from distil_ray.recognition.native.beam_search import BeamState, Continuations, best_continuations
 from distil_ray.recognition.native.best_of import SampleState
 from distil_ray.recognition.native.branch_table import BranchTable
 from distil_ray.recognition.native.decoding_task import DecodingTask
@@ -21,6 +21,8 @@ from distil_ray.recognition.native.kv_cache import KVCache
 from distil_ray.recognition.native.logits_rules import RuleState
 from distil_ray.recognition.native.scheduler import TaskGroup
 from distil_ray.recognition.native.slot_loop import AdmittedRows, LoopParts, SlotLoop
+
+BLOCK_ROWS = 16  # of logits that the search for the best tokens takes at once on a CPU: 3 MB for Whisper's vocabulary
 
 
 class HypothesesLoop(SlotLoop):
@@ -54,7 +56,8 @@ class HypothesesLoop(SlotLoop):
     def _choose_next(self, rows: Tensor, logits: Tensor, rules: RuleState) -> tuple[Tensor, Tensor]:
         """Chooses the next token of each text of `rows`.
 
-        `logits`, shape (rows x texts, vocabulary), may be overwritten; `rules` are the states before these tokens.
+        `logits`, shape (rows x texts, vocabulary), those of `Decoder.raw_logits`, may be overwritten; `rules` are the
+        states before these tokens.
         Returns the texts that were continued and the tokens, each of shape (rows, texts).
         """
 
@@ -101,7 +104,7 @@ class HypothesesLoop(SlotLoop):
         before = state.rules.select(texts)
         self._num_entries = min(self._num_entries + self._num_texts, self._capacity)
         self._slots.add_tokens(1)
-        parents, tokens = self._choose_next(rows, self._decoder.logits(hidden).flatten(0, 1), before)
+        parents, tokens = self._choose_next(rows, self._decoder.raw_logits(hidden).flatten(0, 1), before)
         continued = (rows[:, None] * self._num_texts + parents).flatten()
         self._rules.advance(state.rules, texts, before, continued, tokens.flatten())
 
@@ -137,11 +140,27 @@ class BeamLoop(HypothesesLoop):
         return self._state.append(slots, found, 1, self._num_entries)[1]
 
     def _choose_next(self, rows: Tensor, logits: Tensor, rules: RuleState) -> tuple[Tensor, Tensor]:
-        scores = logits.log_softmax(dim=-1)
-        self._rules.apply(scores, rules)
-        found = best_continuations(scores, self._num_texts, 2 * self._num_texts)
+        found = Continuations.concatenate([
+            self._find_continuations(logits[part], rules.select(part)) for part in self._row_blocks(len(logits))
+        ])
         num_tokens = min(self._slots.max_text_tokens, self._max_tokens)
         return self._state.append(rows, found, num_tokens, self._num_entries)
+
+    def _find_continuations(self, logits: Tensor, rules: RuleState) -> Continuations:
+        scores = logits.log_softmax(dim=-1, dtype=torch.float32)
+        self._rules.apply(scores, rules)
+        return best_continuations(scores, self._num_texts, 2 * self._num_texts)
+
+    def _row_blocks(self, num_rows: int) -> Iterator[slice]:
+        """Yields parts of the rows of logits, each with all texts of some slots.
+
+        The rules and the search pass over the vocabulary several times. On a CPU, few rows at a time stay in its cache.
+        """
+        size = num_rows
+        if self._decoder.device.type == "cpu":
+            size = max(1, BLOCK_ROWS // self._num_texts) * self._num_texts
+        for first in range(0, num_rows, size):
+            yield slice(first, first + size)
 
 
 class BestOfLoop(HypothesesLoop):
@@ -171,7 +190,7 @@ class BestOfLoop(HypothesesLoop):
         return tokens
 
     def _choose_next(self, rows: Tensor, logits: Tensor, rules: RuleState) -> tuple[Tensor, Tensor]:
-        chosen, logprobs = self._rules.choose(logits, rules, self._state.sampling_state(rows))
+        chosen, logprobs = self._rules.choose(logits.float(), rules, self._state.sampling_state(rows))
         tokens = chosen.view(len(rows), -1)
         self._state.append(rows, tokens, logprobs.view_as(tokens), self._num_entries)
         return self._text_numbers.expand(tokens.shape), tokens
