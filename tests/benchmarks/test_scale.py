@@ -129,13 +129,16 @@ def test_the_store_in_memory_answers_as_s3_does(monkeypatch: pytest.MonkeyPatch,
 
 
 @pytest.mark.slow
-def test_loose_files_take_one_read_each_and_members_of_shards_a_range() -> None:
+def test_loose_files_take_one_read_each_and_members_of_a_shard_are_read_together() -> None:
     files, tar = measure_layout("files"), measure_layout("tar")
     assert files.requests["recording"] == {"GET": 1.0}
     assert files.headers_per_recording == 1.0
-    assert files.requests["block"] == {"HEAD": 1.0, "ranged GET": 4.0, "conditional PUT": 2.0, "DELETE": 1.0}
+    assert files.requests["block"] == {"ranged GET": 1.0, "conditional PUT": 1.0}
+    assert files.requests["block of two parts"] == {"GET": 2.0, "PUT": 1.0, "DELETE": 1.0}
     assert files.existing == {"ranged GET": 3.0}
-    assert tar.requests["recording"] == {"ranged GET": 1.0}
+    assert tar.requests["recording"] == {}
+    assert tar.requests["block"] == {"ranged GET": 2.0, "conditional PUT": 1.0}
+    assert tar.requests["shard"] == {"GET": 1.0, "ranged GET": 2.0, "PUT": 1.0}
     assert tar.headers_per_recording == 0.0
 
 
@@ -149,7 +152,7 @@ def test_the_command_writes_its_tables(tmp_path: Path) -> None:
     written = json.loads((tmp_path / "scale.json").read_text())
     assert [one["layout"] for one in written["layouts"]] == ["manifest"]
     # Two listings, and each block; or the index.
-    assert [(one["rows"], one["requests"]) for one in written["ledgers"]] == [(300, 32), (3000, 3)]
+    assert [(one["rows"], one["requests"]) for one in written["ledger"]] == [(300, 32), (3000, 3)]
     assert "| manifest | recording |" in (tmp_path / "scale.md").read_text()
 
 

@@ -77,7 +77,7 @@ def test_silence_is_skipped_and_doubtful_windows_are_sampled(whisper_tiny_en: Pa
     )
     assert_same(silent, reference)
     assert any(each.hypothesis.quality_flags == ("no_speech",) for each in silent)
-    ladder = replace(OPTIONS, temperatures=(0.0, 0.4, 0.8), no_speech_threshold=None, compression_ratio_threshold=1.0)
+    ladder = replace(OPTIONS, temperatures=(0.0, 0.4, 0.8), no_speech_threshold=None, compression_ratio_threshold=0.5)
     native = NativeRecognizer(whisper_tiny_en, replace(ladder, condition_on_previous_text=True))
     sampled = native.transcribe_sections(sections, ["en"] * 2)
     assert {each.hypothesis.temperature for windows in sampled for each in windows if each.hypothesis.text} == {0.8}
