@@ -45,6 +45,7 @@ OWN_MODES: dict[str, Options] = {
     "vad": _GREEDY | _VAD,
     "vad-times": _GREEDY | _VAD | _TIMES,
     "vad-beams": _BEAMS | _VAD,
+    "vad-beams-times": _BEAMS | _VAD | _TIMES,
     "vad-beams-risk": _LEAST_RISK | _VAD,
     "overlap": _GREEDY | _OVERLAP,
     "sequential": _GREEDY | _SEQUENTIAL,

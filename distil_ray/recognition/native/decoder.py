@@ -37,7 +37,7 @@ from distil_ray.recognition.native.linear import (
     PackedLinear,
     Projection,
     fuse_linears,
-    prepare_for_few_rows,
+    prepare_for_steps,
     row_blocks,
 )
 from distil_ray.recognition.native.query_record import QueryRecord
@@ -97,6 +97,7 @@ class Decoder:
         vocabulary: Tensor | None = None,
         float8: Float8Layers | None = None,
         reads_states: bool = False,
+        has_many_rows: bool = False,
     ) -> None:
         """Takes the weights of `module`.
 
@@ -109,6 +110,7 @@ class Decoder:
                 A step is limited by memory, and its other layers are small.
             reads_states: Cross-attention reads hidden states instead of keys and values where that is as fast for one
                 query per row (state_attention.py). Steps of several queries per row then take longer.
+            has_many_rows: Steps have several queries per row, so that large layers are arranged for some tens of rows.
         """
         decoder = module.model.decoder
         config = module.config
@@ -124,13 +126,14 @@ class Decoder:
         has_kernel = self.single_query_attention is not None  # for keys and values
         self._reads_states = reads_states and not has_kernel and can_read_states(decoder.embed_positions.weight)
         self._layers = [
-            _prepare_layer(layer, int8, float8, self.heads if self._reads_states else None) for layer in decoder.layers
+            _prepare_layer(layer, int8, float8, self.heads if self._reads_states else None, has_many_rows)
+            for layer in decoder.layers
         ]
         self._state_projections = [layer.cross_states for layer in self._layers if layer.cross_states is not None]
         self._norm: nn.LayerNorm = decoder.layer_norm
         self._silence_kv: list[tuple[Tensor, Tensor]] = []  # of each layer, as in the cache
         self._positions: Tensor = decoder.embed_positions.weight
-        self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary, float8)
+        self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary, float8, has_many_rows)
         self.cache_positions: int = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
 
@@ -431,7 +434,7 @@ def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
 
 
 def _prepare_layer(
-    layer: Any, int8: Int8Products | None, float8: Float8Layers | None, state_heads: int | None
+    layer: Any, int8: Int8Products | None, float8: Float8Layers | None, state_heads: int | None, has_many_rows: bool
 ) -> DecoderLayer:
     """Arranges the weights of a Hugging Face decoder layer.
 
@@ -439,10 +442,10 @@ def _prepare_layer(
     """
 
     def large(*parts: tuple[nn.Linear, float]) -> Projection:
-        return _projection(fuse_linears(*parts), int8)
+        return _projection(fuse_linears(*parts), int8, has_many_rows)
 
     def square(linear: nn.Linear, scale: float = 1.0) -> Projection:
-        return prepare_for_few_rows(fuse_linears((linear, scale)))
+        return prepare_for_steps(fuse_linears((linear, scale)), has_many_rows)
 
     self_attention, cross_attention = layer.self_attn, layer.encoder_attn
     keys_and_values = fuse_linears(
@@ -466,7 +469,11 @@ def _prepare_layer(
 
 
 def _prepare_vocabulary(
-    module: Any, int8: Int8Products | None, vocabulary: Tensor | None, float8: Float8Layers | None
+    module: Any,
+    int8: Int8Products | None,
+    vocabulary: Tensor | None,
+    float8: Float8Layers | None,
+    has_many_rows: bool,
 ) -> tuple[Tensor | StoredRows, Projection]:
     """Returns the embeddings of the tokens, by id, and the projection to the logits of `vocabulary`.
 
@@ -474,7 +481,7 @@ def _prepare_vocabulary(
     """
     weight = module.proj_out.weight
     linear = Linear(weight if vocabulary is None else weight[vocabulary], None)
-    projection = _projection(linear, int8) if float8 is None else float8.add(linear)
+    projection = _projection(linear, int8, has_many_rows) if float8 is None else float8.add(linear)
     if not isinstance(module, StoredModel):
         return module.model.decoder.embed_tokens.weight, projection
     is_copy = vocabulary is not None or isinstance(projection, PackedLinear | HalfLinear | Int8Linear)
@@ -483,6 +490,6 @@ def _prepare_vocabulary(
     return weight if module.is_tied else module.read(EMBEDDING), projection
 
 
-def _projection(linear: Linear, int8: Int8Products | None) -> Projection:
-    """Returns `linear` in 8 bits, or arranged for a few rows."""
-    return prepare_for_few_rows(linear) if int8 is None else Int8Linear(linear, int8)
+def _projection(linear: Linear, int8: Int8Products | None, has_many_rows: bool) -> Projection:
+    """Returns `linear` in 8 bits, or arranged for the rows of a step."""
+    return prepare_for_steps(linear, has_many_rows) if int8 is None else Int8Linear(linear, int8)

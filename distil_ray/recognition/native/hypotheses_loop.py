@@ -140,9 +140,9 @@ class BeamLoop(HypothesesLoop):
         return self._state.append(slots, found, 1, self._num_entries)[1]
 
     def _choose_next(self, rows: Tensor, logits: Tensor, rules: RuleState) -> tuple[Tensor, Tensor]:
-        found = Continuations.concatenate([
-            self._find_continuations(logits[part], rules.select(part)) for part in self._row_blocks(len(logits))
-        ])
+        found = Continuations.concatenate(
+            [self._find_continuations(logits[part], rules.select(part)) for part in self._row_blocks(len(logits))]
+        )
         num_tokens = min(self._slots.max_text_tokens, self._max_tokens)
         return self._state.append(rows, found, num_tokens, self._num_entries)
 

@@ -92,15 +92,17 @@ def prepare_for_windows(linear: Linear) -> Projection:
     return PackedLinear(linear) if runs_in_amx(linear.weight) else linear
 
 
-def prepare_for_few_rows(linear: Linear) -> Projection:
-    """Returns the layer, arranged for calls with a few rows."""
+def prepare_for_steps(linear: Linear, has_many_rows: bool = False) -> Projection:
+    """Returns the layer, arranged for the rows of a decoder step: a few or, with `has_many_rows`, some tens."""
     if linear.weight.device.type != "cpu":
         return linear
     if runs_in_amx(linear.weight):
         return PackedLinear(linear)
     if linear.weight.dtype != torch.float32:
         return partial(pad_single_row, linear)
-    return HalfLinear(linear.weight, linear.bias) if is_half_exact(linear.weight) else PackedLinear(linear)
+    if is_half_exact(linear.weight):
+        return HalfLinear(linear.weight, linear.bias, has_many_rows)
+    return PackedLinear(linear)
 
 
 def pad_single_row(product: Projection, hidden: Tensor) -> Tensor:
@@ -111,10 +113,10 @@ def pad_single_row(product: Projection, hidden: Tensor) -> Tensor:
 
 
 def num_padded_rows(num: int) -> int:
-    """Returns the number of rows that so many are padded to: of 16 a multiple of 4, of more a multiple of 16 or 64."""
+    """Returns the number of rows that so many are padded to: up to 16 a multiple of 4, up to 128 of 16, else of 64."""
     if num % ROWS_STEP == 0:
         return num
-    step = 4 if num <= 16 else 16 if num <= 64 else 64
+    step = 4 if num <= 16 else 16 if num <= 128 else 64
     return -(-num // step) * step
 
 

@@ -120,7 +120,9 @@ class NativeRecognizer:
         float8 = create_layers(model.device) if model.is_float8 else None
         self._encoder = Encoder(model.module, model.int8, float8)
         is_single = num_texts == 1 and assistant is None  # one query per row in each step
-        self._decoder = Decoder(model.module, model.int8, float8=float8, reads_states=is_single)
+        self._decoder = Decoder(
+            model.module, model.int8, float8=float8, reads_states=is_single, has_many_rows=not is_single
+        )
         if options.window == "gated":
             self._encoder.add_silence_context()
             self._decoder.add_silence(self._encoder.silence)

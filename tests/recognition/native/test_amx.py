@@ -48,6 +48,7 @@ def test_rows_are_padded_to_few_numbers(num: int) -> None:
     assert num <= padded < num + 64
     assert num_padded_rows(padded) == padded
     assert len({num_padded_rows(each) for each in range(1, 65)}) <= 8
+    assert num_padded_rows(80) == num_padded_rows(75) == 80  # sixteen chunks with five beams
 
 
 @needs_amx

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distil_ray.recognition.native.half_linear import HALF_ENGINES, HalfLinear, is_half_exact
-from distil_ray.recognition.native.linear import Linear, PackedLinear, prepare_for_few_rows
+from distil_ray.recognition.native.linear import Linear, PackedLinear, prepare_for_steps
 
 needs_kernel = pytest.mark.skipif(
     torch.backends.quantized.engine not in HALF_ENGINES, reason="this processor has no kernel for float16 weights"
@@ -20,7 +20,7 @@ def test_a_product_is_that_of_float32_and_rows_are_independent(seed: int, num_ro
     numbers = torch.Generator().manual_seed(seed)
     weight = torch.randn(48, 96, generator=numbers).half().float()
     bias, rows = torch.randn(48, generator=numbers), torch.randn(num_rows, 96, generator=numbers)
-    product = prepare_for_few_rows(Linear(weight, bias))
+    product = prepare_for_steps(Linear(weight, bias))
     assert isinstance(product, HalfLinear)
     found = product(rows)
     exact = rows.double() @ weight.double().T + bias
@@ -30,13 +30,29 @@ def test_a_product_is_that_of_float32_and_rows_are_independent(seed: int, num_ro
 
 
 @needs_kernel
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_blocks_of_outputs_for_many_rows_give_the_same_numbers(has_bias: bool) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    weight = torch.randn(5001, 512, generator=numbers).half().float()
+    linear = Linear(weight, torch.randn(5001, generator=numbers) if has_bias else None)
+    whole, divided = prepare_for_steps(linear), prepare_for_steps(linear, has_many_rows=True)
+    assert isinstance(whole, HalfLinear) and isinstance(divided, HalfLinear)
+    assert (len(whole._packed), len(divided._packed)) == (1, 5)
+    for shape in ((1, 512), (80, 512), (16, 5, 512)):
+        rows = torch.randn(shape, generator=numbers)
+        assert torch.equal(divided(rows), whole(rows))
+    small = prepare_for_steps(Linear(weight[:2048], None), has_many_rows=True)
+    assert isinstance(small, HalfLinear) and len(small._packed) == 1
+
+
+@needs_kernel
 @pytest.mark.parametrize("number", [1e-9, 1.0001, 70_000.0, float("nan")])
 def test_a_weight_with_another_number_stays_in_float32(number: float) -> None:
     weight = torch.ones(8, 16)
     assert is_half_exact(weight)
     weight[7, 15] = number
     assert not is_half_exact(weight)
-    assert isinstance(prepare_for_few_rows(Linear(weight, None)), PackedLinear)
+    assert isinstance(prepare_for_steps(Linear(weight, None)), PackedLinear)
 
 
 def test_a_processor_without_the_kernel_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
