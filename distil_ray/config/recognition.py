@@ -200,8 +200,9 @@ class DecodingConfig(Section):
     )
     cut_loops: bool = Field(
         True,
-        description="Where the text of a chunk repeats itself until it is cut off at max_new_tokens, write what is"
-        " repeated once. The flags remain. false: the text as decoded, as in transformers (Whisper checkpoints only).",
+        description="Where the text of a chunk repeats itself at its end, and was cut off at max_new_tokens or has more"
+        " letters per second than anyone speaks, write what is repeated once. The flags remain. false: the text as"
+        " decoded, as in transformers (Whisper checkpoints only).",
     )
     # The other flags say that words are missing, not that the words are wrong.
     doubtful_flags: tuple[UnreliableTextFlag, ...] = Field(

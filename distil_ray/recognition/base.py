@@ -65,7 +65,7 @@ class RecognizerOptions:
     # OpenAI's rule for silence: the text is dropped if no_speech_prob is above and avg_logprob is below the thresholds
     no_speech_threshold: float | None = 0.6  # None: never
     logprob_threshold: float = -1.0
-    cut_loops: bool = False  # a text that is cut off in a repetition loop has what is repeated once
+    cut_loops: bool = False  # a repetition loop that nobody can have spoken is written once
     # what may be written
     suppress_tokens: tuple[int | str, ...] = ()  # ids, texts, "numerals"; besides those of the checkpoint
     repetition_penalty: float = 1.0

@@ -120,7 +120,7 @@ def text_flags(
     Flags that need word timestamps or another window (`ANOMALOUS_WORDS`, `REDECODED`) are added elsewhere.
 
     Args:
-        tokens: Ids after the prompt, without the end token.
+        tokens: Ids after the prompt, without the end token and timestamps: repetitions have different times.
         text: Their text.
         ended: The end token was reached.
         mean_logprob: Mean log-probability of the tokens.

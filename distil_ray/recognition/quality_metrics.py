@@ -11,6 +11,7 @@ from dataclasses import replace
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.quality_flags import (
+    HIGH_CHAR_RATE,
     MAX_TOKENS_REACHED,
     MAX_UNTRANSCRIBED_S,
     NO_SPEECH,
@@ -67,8 +68,9 @@ def compose_hypothesis(
 ) -> Hypothesis:
     """Makes the hypothesis of a chunk, without word timestamps.
 
-    If the chunk counts as silent, tokens, text and segments are emptied, and `NO_SPEECH` is the only flag. If it is cut
-    off in a repetition loop, what is repeated is written once (`options.cut_loops`). Scores and other flags remain
+    If the chunk counts as silent, tokens, text and segments are emptied, and `NO_SPEECH` is the only flag. If it ends
+    in a repetition loop that nobody can have spoken, because it was cut off or has too many letters for its time, what
+    is repeated is written once (`options.cut_loops`). Scores and other flags remain
     those of the decoded text.
 
     Args:
@@ -92,8 +94,9 @@ def compose_hypothesis(
     if is_silent:
         ids, text = (), ""
     else:
+        words = tokens.text_ids(ids)
         flags = text_flags(
-            ids,
+            words,
             text,
             ended=decoded.ended,
             mean_logprob=mean,
@@ -102,8 +105,9 @@ def compose_hypothesis(
             duration_s=duration_s,
             options=options,
         )
-        if options.cut_loops and {MAX_TOKENS_REACHED, REPETITION_LOOP} <= set(flags):
-            ids = cut_repetition_loop(ids)
+        is_unspoken = MAX_TOKENS_REACHED in flags or HIGH_CHAR_RATE in flags
+        if options.cut_loops and REPETITION_LOOP in flags and is_unspoken:
+            ids = tokens.truncate(ids, len(cut_repetition_loop(words)))
             text = tokens.decode(ids)
     segments: tuple[Segment, ...] | None = None
     if options.timestamps != "none":

@@ -185,6 +185,18 @@ class Tokens:
         """Returns the stripped text of ids, without special and timestamp tokens."""
         return _TIMESTAMP_TEXT.sub("", self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
+    def text_ids(self, ids: Sequence[int]) -> list[int]:
+        """Returns the ids that are no timestamp tokens."""
+        return [token for token in ids if token < self.timestamp_begin]
+
+    def truncate(self, ids: Sequence[int], num: int) -> Sequence[int]:
+        """Returns ids up to the `num`-th that is no timestamp token, and the timestamp behind it if there is one."""
+        ends = [at + 1 for at, token in enumerate(ids) if token < self.timestamp_begin]
+        if num >= len(ends):
+            return ids
+        end = ends[num - 1] if num else 0
+        return ids[: end + (ids[end] >= self.timestamp_begin)]
+
     def segments(self, ids: Sequence[int], duration_s: float = WINDOW_S) -> list[tuple[float, float, str]]:
         """Returns (start, end, text) of each segment, in seconds from the chunk's first sample.
 

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native.decoding_task import DecodingResult
-from distil_ray.recognition.quality_flags import HALLUCINATION_PHRASE, MAX_TOKENS_REACHED, NO_SPEECH, REPETITION_LOOP
+from distil_ray.recognition.quality_flags import (
+    HALLUCINATION_PHRASE,
+    HIGH_CHAR_RATE,
+    MAX_TOKENS_REACHED,
+    NO_SPEECH,
+    REPETITION_LOOP,
+)
 from distil_ray.recognition.quality_metrics import avg_logprob, compose_hypothesis, compression_ratio, is_no_speech
 from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import small_tokens
@@ -72,6 +78,25 @@ def test_a_text_that_repeats_itself_until_it_is_cut_off_has_what_is_repeated_onc
     assert (MAX_TOKENS_REACHED in hypothesis.quality_flags) != ended
     assert hypothesis.avg_logprob == -4.0 / (len(decoded.tokens) + 1)
     assert (hypothesis.compression_ratio or 0.0) > 2.4
+
+
+@pytest.mark.parametrize(("duration_s", "num_kept"), [(3, 1), (30, 25)])
+def test_a_loop_with_times_that_nobody_can_have_spoken_has_what_is_repeated_once(
+    duration_s: int, num_kept: int
+) -> None:
+    """tiny.en with times wrote a sentence 28 times for three seconds of speech, each with later times, and ended."""
+    tokens = small_tokens()
+    sentence = tokens.tokenizer.encode(" I see what I think.", add_special_tokens=False).ids
+    first = tokens.timestamp_begin
+    text = [[first + 50 * at, *sentence, first + 50 * (at + 1)] for at in range(25)]
+    decoded = DecodingResult(tuple(token for part in text for token in part), -40.0, 0.0, ended=True)
+    options = RecognizerOptions(timestamps="segment", cut_loops=True)
+    hypothesis = compose_hypothesis(decoded, duration_s * 16_000, tokens=tokens, options=options)
+    assert hypothesis.text == " ".join(["I see what I think."] * num_kept)
+    assert hypothesis.tokens == tuple(token for part in text[:num_kept] for token in part)
+    assert hypothesis.segments is not None and len(hypothesis.segments) == num_kept
+    assert REPETITION_LOOP in hypothesis.quality_flags
+    assert (HIGH_CHAR_RATE in hypothesis.quality_flags) == (num_kept == 1)
 
 
 def test_without_a_threshold_no_words_are_lost() -> None:

@@ -108,6 +108,16 @@ def test_prompt_and_new_tokens_fit_into_the_decoder(prompt_length: int, requeste
     assert requested is None or num_tokens <= requested
 
 
+@given(st.lists(st.sampled_from([5, 6, TIME, TIME + 50]), max_size=12), st.integers(0, 14))
+def test_a_text_is_truncated_behind_a_word_and_the_time_after_it(written: list[int], num: int) -> None:
+    kept = list(SMALL.truncate(written, num))
+    assert kept == written[: len(kept)]
+    assert SMALL.text_ids(kept) == SMALL.text_ids(written)[:num]
+    if len(kept) < len(written):
+        words = [at for at, token in enumerate(kept) if token < TIME]
+        assert len(kept) - 1 - (words[-1] if words else -1) == (written[words[-1] + 1 if words else 0] >= TIME)
+
+
 def test_a_previous_text_is_that_of_transformers_cut_as_openai_cuts(whisper_tiny_en: Path) -> None:
     tokens, tokenizer = Tokens.load(whisper_tiny_en), AutoTokenizer.from_pretrained(whisper_tiny_en)
     text = "Emma Woodhouse, handsome, clever, and rich. "

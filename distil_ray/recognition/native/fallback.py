@@ -50,7 +50,7 @@ def needs_full_window(tokens: Sequence[int], text: str, avg_logprob: float, ende
     """Returns whether the result of a short window is decoded again: it loops, is too long, too dense, or unlikely.
 
     Args:
-        tokens: Of the result.
+        tokens: Of the result, without timestamps.
         text: The same, decoded.
         avg_logprob: Mean log-probability of the tokens.
         ended: The model chose the end token itself, before a limit and before `has_repetition_loop` stopped the row.

@@ -324,7 +324,7 @@ class NativeRecognizer:
         return replace(
             task,
             max_tokens=min(task.max_tokens, fallback.max_expected_tokens(len(pcm))),
-            is_repetitive=has_repetition_loop,
+            is_repetitive=lambda tokens: has_repetition_loop(self._tokens.text_ids(tokens)),
         )
 
     def _in_full_window(self, task: DecodingTask, temperature: float = 0.0) -> DecodingTask:
@@ -345,9 +345,8 @@ class NativeRecognizer:
         if task.num_frames == MAX_FRAMES or NO_SPEECH in hypothesis.quality_flags:  # the full window agrees on silence
             return False
         assert hypothesis.avg_logprob is not None  # of a Whisper
-        return fallback.needs_full_window(
-            decoded.tokens, hypothesis.text, hypothesis.avg_logprob, decoded.ended, len(task.pcm)
-        )
+        words = self._tokens.text_ids(decoded.tokens)
+        return fallback.needs_full_window(words, hypothesis.text, hypothesis.avg_logprob, decoded.ended, len(task.pcm))
 
     def _needs_higher_temperature(self, hypothesis: Hypothesis) -> bool:
         ratio, logprob, no_speech_prob = (
