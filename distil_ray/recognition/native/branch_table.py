@@ -3,9 +3,9 @@
 Keys and values depend on a token, its position and the tokens before it, but not on where they are stored. A slot is
 therefore a pool of entries: each token of each text has one, and `visible` says which entries are the past of which
 text. Where a text is continued in several ways, its continuations share the same entries. Entries that no text needs
-any more are used again, the lowest first. So nothing is copied or moved when beams change places, and a step reads
-hardly more entries than one text has: texts of one chunk part a few tokens before their ends. How the entries lie
-follows from the chunk alone. Nothing waits for the device.
+any more are used again, the lowest first. So nothing is copied or moved when beams change places. Five beams of
+whisper-base on real speech have 2.6 times the entries of one text, as beams that differ in an early word may both stay
+until the end. How the entries lie follows from the chunk alone. Nothing waits for the device.
 """
 
 from collections.abc import Sequence
