@@ -160,12 +160,12 @@ def is_doubtful(chunks: Iterable[tuple[float, str, Collection[str]]], doubtful_f
 
 
 def has_repetition_loop(tokens: Sequence[int]) -> bool:
-    """Returns True if the tokens end in a repetition loop."""
+    """Returns True if the tokens, without timestamps, end in a repetition loop."""
     return _loop_period(tokens) > 0
 
 
 def cut_repetition_loop(tokens: Sequence[int]) -> Sequence[int]:
-    """Returns the tokens with what is repeated at their end written once.
+    """Returns the tokens, without timestamps, with what is repeated at their end written once.
 
     A loop may skip or repeat a part of itself once. What comes before that is then a loop, too, and is cut instead.
     """
