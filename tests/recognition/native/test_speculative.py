@@ -75,7 +75,8 @@ def assert_same(drafted: list[Hypothesis], alone: list[Hypothesis]) -> None:
             (w.start_s, w.end_s, w.text) for w in its.words or ()
         ]
         assert mine.avg_logprob == pytest.approx(its.avg_logprob, abs=1e-5)
-        assert mine.no_speech_prob == pytest.approx(its.no_speech_prob, abs=1e-6)
+        # Alone, cross-attention reads hidden states; with drafts, keys and values: the last bits differ.
+        assert mine.no_speech_prob == pytest.approx(its.no_speech_prob, abs=1e-6, rel=2e-5)
 
 
 @pytest.mark.parametrize(
