@@ -74,7 +74,7 @@ def write_label(spans: Sequence[TokenSpan], tokens: Tokens, language: str, task:
     if timestamps:
         body = list(_shift_timestamps(spans, tokens))
     else:
-        text_tokens = [token for span in spans for token in span.tokens if token < tokens.timestamp_begin]
+        text_tokens = [token for span in spans for token in tokens.text_ids(span.tokens)]
         text = tokens.tokenizer.decode(text_tokens, skip_special_tokens=True)
         # encoded again, because tokens at the boundaries may differ from those of the spans
         body = tokens.tokenizer.encode(text, add_special_tokens=False).ids

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
-from distil_ray.recognition.native import speculative
+from distil_ray.recognition.native import decoder, speculative
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.speculative import SpeculationTrial
 from distil_ray.types import Hypothesis
@@ -75,8 +75,7 @@ def assert_same(drafted: list[Hypothesis], alone: list[Hypothesis]) -> None:
             (w.start_s, w.end_s, w.text) for w in its.words or ()
         ]
         assert mine.avg_logprob == pytest.approx(its.avg_logprob, abs=1e-5)
-        # Alone, cross-attention reads hidden states; with drafts, keys and values: the last bits differ.
-        assert mine.no_speech_prob == pytest.approx(its.no_speech_prob, abs=1e-6, rel=2e-5)
+        assert mine.no_speech_prob == pytest.approx(its.no_speech_prob, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +168,7 @@ def test_an_assistant_of_another_kind_is_refused_with_the_difference(whisper_tin
 
 @pytest.mark.slow
 def test_the_trained_student_of_whisper_base_drafts_three_tokens_per_step(
-    whisper_base: Path, clips: list[PCM16], tmp_path: Path
+    whisper_base: Path, clips: list[PCM16], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not TRAINED.exists():
         pytest.skip(f"no trained student at {TRAINED}")
@@ -178,8 +177,13 @@ def test_the_trained_student_of_whisper_base_drafts_three_tokens_per_step(
         name: tensor.float() for name, tensor in load_file(TRAINED).items()
     }
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    alone, drafting = NativeRecognizer(whisper_base, EXACT), NativeRecognizer(whisper_base, EXACT, tmp_path)
-    assert_same(drafting.transcribe(clips, ["en"] * 5), alone.transcribe(clips, ["en"] * 5))
+    reading_states, drafting = NativeRecognizer(whisper_base, EXACT), NativeRecognizer(whisper_base, EXACT, tmp_path)
+    # Without an assistant, cross-attention reads hidden states, which rounds otherwise. Drafts alone change nothing.
+    monkeypatch.setattr(decoder, "can_read_states", lambda _: False)
+    alone = NativeRecognizer(whisper_base, EXACT)
+    drafted = drafting.transcribe(clips, ["en"] * 5)
+    assert_same(drafted, alone.transcribe(clips, ["en"] * 5))
+    assert [each.tokens for each in drafted] == [each.tokens for each in reading_states.transcribe(clips, ["en"] * 5)]
     assert drafting.stats.steps * 2 < alone.stats.steps
     assert drafting.stats.accepted / drafting.stats.proposed > 0.5
 
