@@ -100,18 +100,18 @@ def keep_freed_memory() -> None:
     and the system clears their pages anew: up to a seventh of the CPU time of a full window in int8.
     """
     _set_malloc({GLIBC_MMAP_THRESHOLD: LARGEST_KEPT_BYTES, GLIBC_TRIM_THRESHOLD: KEPT_BYTES})
-    if (trim := _c_function("malloc_trim")) is not None:
+    if (trim := c_function("malloc_trim")) is not None:
         trim(0)
 
 
 def _set_malloc(parameters: dict[int, int]) -> None:
-    mallopt = _c_function("mallopt")
+    mallopt = c_function("mallopt")
     if mallopt is not None:
         for parameter, value in parameters.items():
             mallopt(parameter, value)
 
 
-def _c_function(name: str) -> Callable[..., int] | None:
+def c_function(name: str) -> Callable[..., int] | None:
     """Returns a function of the C library; None if it has none, as other libraries than glibc."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 

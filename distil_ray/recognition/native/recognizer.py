@@ -44,6 +44,7 @@ from distil_ray.recognition.native.fallback import needs_higher_temperature, sam
 from distil_ray.recognition.native.fast_methods import FastMethods
 from distil_ray.recognition.native.float8 import create_layers
 from distil_ray.recognition.native.group_encoding import create_side_stream
+from distil_ray.recognition.native.huge_pages import HugePagePolicy
 from distil_ray.recognition.native.logits_rules import LogitsRules
 from distil_ray.recognition.native.loop_pool import LoopPool
 from distil_ray.recognition.native.scheduler import TaskQueue
@@ -148,6 +149,7 @@ class NativeRecognizer:
         parts = replace(parts, side_stream=self._methods.side_stream)
         warn, recorder = self._new_warnings.append, self._methods.recorder
         self._loops = LoopPool(parts, options, slots, recorder, self._speculation, warn)
+        self._huge_pages = HugePagePolicy(torch.get_num_threads()) if model.device.type == "cpu" else None
         self.device = model.device_name
         self.dtype = model.dtype_name if self._methods.has_float8 or not model.is_float8 else "bfloat16"
         self.languages = self._tokens.language_codes
@@ -261,12 +263,18 @@ class NativeRecognizer:
 
         `next_task` takes a task and its result, and returns the task that its chunk or section needs next, if any.
         """
+
+        def after_task(task: DecodingTask, decoded: DecodingResult) -> DecodingTask | None:
+            if self._huge_pages is not None:
+                self._huge_pages.after_chunk()
+            return next_task(task, decoded)
+
         pending = list(tasks)
         while pending:
             # Sampled tasks run apart from greedy ones, for which an assistant may draft.
             greedy = [task for task in pending if not has_sampled([task])]
             now, pending = (greedy, [task for task in pending if has_sampled([task])]) if greedy else (pending, [])
-            self._run(partial(_run_tasks, TaskQueue(now), next_task, pending), is_sampled=not greedy)
+            self._run(partial(_run_tasks, TaskQueue(now), after_task, pending), is_sampled=not greedy)
 
     def _run(self, work: Callable[[SlotLoop], None], is_sampled: bool = False) -> None:
         """Calls `work` with a loop (`LoopPool.run`), and takes over what the loops warn of."""
