@@ -21,7 +21,7 @@ import numpy as np
 
 from distil_ray.recognition.native.device import c_function
 
-HUGE_PAGE = 2 * 2**20  # bytes, on x86-64 and on ARM with pages of 4 KiB
+PAGE, HUGE_PAGE = 4096, 2 * 2**20  # bytes, on x86-64 and on most ARM systems
 MIN_SHARE = 0.5  # of the pages of a range that are in use, for it to be copied
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25  # of Linux; mmap has no constant for the second
 MAX_FAILURES = 8  # in a row; the system then has no free huge pages
@@ -29,7 +29,8 @@ MAX_FAILURES = 8  # in a row; the system then has no free huge pages
 # process that ends after a few seconds would lose by it.
 WAIT_S_PER_GIB = 10.0
 _SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_PRESENT = np.uint64(1 << 63)  # a bit of the entries of /proc/self/pagemap
+_PAGEMAP = Path("/proc/self/pagemap")  # 8 bytes for each page
+_PRESENT = np.uint64(1 << 63)  # a bit of its entries
 
 
 class HugePagePolicy:
@@ -51,9 +52,11 @@ class HugePagePolicy:
 
 
 def is_supported() -> bool:
-    """Returns whether this system has huge pages for processes that ask for them."""
+    """Returns whether this system has huge pages for processes that ask for them, and shows which pages are in use."""
+    if sys.platform != "linux" or mmap.PAGESIZE != PAGE:
+        return False
     try:
-        return sys.platform == "linux" and mmap.PAGESIZE < HUGE_PAGE and "[never]" not in _SYSTEM.read_text()
+        return "[never]" not in _SYSTEM.read_text(encoding="ascii") and _PAGEMAP.exists()
     except OSError:
         return False
 
@@ -62,8 +65,7 @@ def use_huge_pages() -> int:
     """Moves what is in use of the private memory of this process into huge pages.
 
     Returns:
-        The bytes that were asked for: less than all where the system has no more huge pages, 0 where it has none or
-        does not show which pages are in use.
+        The bytes that were asked for: less than all where the system has no more huge pages, 0 where it has none.
     """
     madvise = c_function("madvise")
     if madvise is None:
@@ -80,7 +82,7 @@ def use_huge_pages() -> int:
             moved += 0 if failed else HUGE_PAGE
             if failures == MAX_FAILURES:
                 break
-    except OSError:  # a system without /proc, or one that hides it
+    except OSError:  # a container may hide its pages
         pass
     return moved
 
@@ -90,21 +92,22 @@ def _ranges_in_use() -> Iterator[int]:
 
     Large mappings may be mostly empty, such as the stacks of threads, and would be filled.
     """
-    pages = HUGE_PAGE // mmap.PAGESIZE
-    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+    pages = HUGE_PAGE // PAGE
+    with _PAGEMAP.open("rb", buffering=0) as pagemap:
         for begin, end in _private_mappings():
             first, last = -(-begin // HUGE_PAGE), end // HUGE_PAGE
             if first >= last:
                 continue
             pagemap.seek(first * pages * 8)
-            entries = np.frombuffer(pagemap.read((last - first) * pages * 8), np.uint64)
+            found = pagemap.read((last - first) * pages * 8)
+            entries = np.frombuffer(found[: len(found) // (pages * 8) * (pages * 8)], np.uint64)  # it may be cut short
             in_use = np.count_nonzero((entries & _PRESENT).reshape(-1, pages), axis=1)
             yield from ((first + int(index)) * HUGE_PAGE for index in np.flatnonzero(in_use >= MIN_SHARE * pages))
 
 
 def _private_mappings() -> Iterator[tuple[int, int]]:
     """Yields begin and end of the mappings of this process that it writes to and that are of no file."""
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         addresses, rights, _, _, inode, *name = line.split(maxsplit=5)
         if rights == "rw-p" and inode == "0" and name in ([], ["[heap]"]):
             begin, end = addresses.split("-")
@@ -114,4 +117,4 @@ def _private_mappings() -> Iterator[tuple[int, int]]:
 def _own_bytes() -> int:
     """Returns the resident memory of this process that is of no file."""
     resident, shared = Path("/proc/self/statm").read_text(encoding="ascii").split()[1:3]
-    return (int(resident) - int(shared)) * mmap.PAGESIZE
+    return (int(resident) - int(shared)) * PAGE

@@ -3,14 +3,18 @@
 import ctypes
 import mmap
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from distil_ray.recognition.base import RecognizerOptions
 from distil_ray.recognition.native import huge_pages
 from distil_ray.recognition.native.huge_pages import HUGE_PAGE, HugePagePolicy, is_supported, use_huge_pages
+from distil_ray.recognition.native.recognizer import NativeRecognizer
+from tests.support.clips import load_samples
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="this system has no huge pages")
 
@@ -63,6 +67,24 @@ def test_memory_that_is_mostly_empty_stays_empty() -> None:
     use_huge_pages()
     assert resident_bytes() - before < 8 * HUGE_PAGE
     assert numbers[0] == 7
+
+
+def test_transcripts_are_the_same_when_memory_moves_between_two_chunks(
+    whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows are being decoded while the memory of all moves."""
+    clips = [load_samples(name) for name in ("librispeech-61", "austen-0890", "cards-005")]
+    options = RecognizerOptions(dtype="float32", batch_size=3, threads=1, window="gated", num_beams=2)
+    calls: list[int] = []
+    monkeypatch.setattr(huge_pages, "use_huge_pages", lambda: calls.append(use_huge_pages()))
+    monkeypatch.setattr(huge_pages, "WAIT_S_PER_GIB", 1e6)
+    expected = NativeRecognizer(whisper_tiny_en, options).transcribe(clips, ["en"] * 3)
+    assert not calls
+    monkeypatch.setattr(huge_pages, "WAIT_S_PER_GIB", 0.0)
+    found = NativeRecognizer(whisper_tiny_en, options).transcribe(clips, ["en"] * 3)
+    assert len(calls) == 1
+    assert calls[0] > 50 * HUGE_PAGE  # the weights take more
+    assert [asdict(each) for each in found] == [asdict(each) for each in expected]
 
 
 def test_a_process_that_ends_soon_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
