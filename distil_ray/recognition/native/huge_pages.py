@@ -25,7 +25,7 @@ PAGE, HUGE_PAGE = 4096, 2 * 2**20  # bytes, on x86-64 and on most ARM systems
 MIN_SHARE = 0.5  # of the pages of a range that are in use, for it to be copied
 MADV_HUGEPAGE, MADV_COLLAPSE = 14, 25  # of Linux; mmap has no constant for the second
 MAX_FAILURES = 8  # in a row; the system then has no free huge pages
-# Copying took 3 s for each GiB in a virtual machine, and saved 5 to 20 % of the time (docs/performance.md). A process
+# Copying took 3 s for each GiB in a virtual machine, and saved up to 20 % of the time (docs/performance.md). A process
 # that ends after a few seconds would lose by it.
 WAIT_S_PER_GIB = 10.0
 _SYSTEM = Path("/sys/kernel/mm/transparent_hugepage/enabled")
