@@ -99,8 +99,8 @@ def _ranges_in_use() -> Iterator[int]:
             if first >= last:
                 continue
             pagemap.seek(first * pages * 8)
-            found = pagemap.read((last - first) * pages * 8)
-            entries = np.frombuffer(found[: len(found) // (pages * 8) * (pages * 8)], np.uint64)  # it may be cut short
+            entries = np.frombuffer(pagemap.read((last - first) * pages * 8), np.uint64)
+            entries = entries[: len(entries) // pages * pages]  # a read may be cut short
             in_use = np.count_nonzero((entries & _PRESENT).reshape(-1, pages), axis=1)
             yield from ((first + int(index)) * HUGE_PAGE for index in np.flatnonzero(in_use >= MIN_SHARE * pages))
 

@@ -15,6 +15,7 @@ from distil_ray.recognition.native import huge_pages
 from distil_ray.recognition.native.huge_pages import HUGE_PAGE, HugePagePolicy, is_supported, use_huge_pages
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from tests.support.clips import load_samples
+from tests.support.memory import resident_mb
 
 pytestmark = pytest.mark.skipif(not is_supported(), reason="this system has no huge pages")
 
@@ -27,10 +28,6 @@ def huge_bytes() -> int:
         if line.startswith("AnonHugePages")
     )
     return int(line.split()[1]) * 1024
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * mmap.PAGESIZE
 
 
 def mapping(num_huge_pages: int, used_share: float) -> NDArray[np.uint8]:
@@ -63,9 +60,9 @@ def test_memory_in_use_moves_and_keeps_its_content() -> None:
 def test_memory_that_is_mostly_empty_stays_empty() -> None:
     use_huge_pages()
     numbers = mapping(32, used_share=0.1)
-    before = resident_bytes()
+    before = resident_mb()
     use_huge_pages()
-    assert resident_bytes() - before < 8 * HUGE_PAGE
+    assert (resident_mb() - before) * 2**20 < 8 * HUGE_PAGE
     assert numbers[0] == 7
 
 
@@ -117,14 +114,13 @@ def test_a_system_without_huge_pages_is_not_asked(
 def test_an_older_kernel_is_asked_to_copy_in_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
     advised: list[int] = []
 
-    class Madvise:
-        def __call__(self, _address: ctypes.c_void_p, size: ctypes.c_size_t, advice: int) -> int:
-            assert size.value == HUGE_PAGE
-            advised.append(advice)
-            return -1 if advice == huge_pages.MADV_COLLAPSE else 0
+    def madvise(_address: ctypes.c_void_p, size: ctypes.c_size_t, advice: int) -> int:
+        assert size.value == HUGE_PAGE
+        advised.append(advice)
+        return -1 if advice == huge_pages.MADV_COLLAPSE else 0
 
     numbers = mapping(4, used_share=1.0)
-    monkeypatch.setattr(huge_pages, "c_function", lambda _name: Madvise())
+    monkeypatch.setattr(huge_pages, "c_function", lambda _name: madvise)
     assert use_huge_pages() == (len(advised) - 1) * HUGE_PAGE
     assert set(advised[1:]) == {mmap.MADV_HUGEPAGE}
     assert numbers[0] == 7
@@ -133,13 +129,12 @@ def test_an_older_kernel_is_asked_to_copy_in_the_background(monkeypatch: pytest.
 def test_a_system_whose_huge_pages_are_used_up_is_not_asked_on(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    class Madvise:
-        def __call__(self, _address: ctypes.c_void_p, _size: ctypes.c_size_t, advice: int) -> int:
-            calls.append(advice)
-            return -1
+    def madvise(_address: ctypes.c_void_p, _size: ctypes.c_size_t, advice: int) -> int:
+        calls.append(advice)
+        return -1
 
     numbers = mapping(64, used_share=1.0)
-    monkeypatch.setattr(huge_pages, "c_function", lambda _name: Madvise())
+    monkeypatch.setattr(huge_pages, "c_function", lambda _name: madvise)
     assert use_huge_pages() == 0
     assert len(calls) <= huge_pages.MAX_FAILURES + 1
     assert numbers[0] == 7

@@ -1,6 +1,5 @@
 """The cache takes only the memory that its rows need, and keeps what they hold when it grows."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distil_ray.recognition.native.kv_cache import BLOCK_SHARE, CrossBlock, KVCache, plan_blocks
-
-
-def resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+from tests.support.memory import resident_mb
 
 
 def cache_of(**sizes: int) -> KVCache:
