@@ -281,7 +281,7 @@ class GpuSettings:
     part_s: tuple[float, ...] = option((3600.0, 7200.0), "seconds of audio in a part, ascending, as plan.part_audio_s")
     methods: tuple[str, ...] = option(GPU_METHODS, "settings to compare with the default, some of these")
     device: str = option("cuda", "cuda; cpu only to test the benchmark itself")
-    dtype: str = option("bfloat16", "bfloat16, float16 or float32")
+    dtype: str = option("auto", "auto, bfloat16, float16 or float32; auto is that of model.dtype=auto on this device")
     budget_s: float = option(540.0, "time budget in seconds; what does not fit is left out, the least important first")
     report: str = option(".bench/reports", "folder for gpu.json")
 

@@ -28,6 +28,7 @@ from benchmarks.gpu.shapes import SHAPES
 from benchmarks.gpu.worker import Job
 from benchmarks.settings import GPU_METHODS, GpuSettings
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.whisper.model import resolve_dtype
 
 WORKER = [sys.executable, "-m", "benchmarks.gpu.worker"]
 LEAST_S = 20.0  # seconds that a measurement must have left to be begun: imports and the model take some
@@ -52,6 +53,8 @@ def measure_report(settings: GpuSettings, console: Console, start: Start | None 
         SettingsError: There is no GPU, or a setting is wrong.
     """
     _check(settings)
+    dtype, _ = resolve_dtype(settings.dtype, torch.device(settings.device))
+    settings = replace(settings, dtype=str(dtype).removeprefix("torch."))
     ends = time.monotonic() + settings.budget_s
     report = Report(machine.describe_machine(), asdict(settings), [], [])
     for job in plan_jobs(settings):

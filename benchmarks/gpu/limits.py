@@ -16,7 +16,8 @@ from distil_ray.recognition.native.device import device_time
 
 TRIES = 7
 SIZES = {"cuda": 8192, "cpu": 256}  # of the square matrices
-COPIED_BYTES = {"cuda": 4 << 30, "cpu": 4 << 20}
+COPIED_BYTES = {"cuda": 4 << 30, "cpu": 4 << 20}  # at most
+COPIED_SHARE = 0.25  # of the free memory of a GPU, at most
 WINDOWS = {"cuda": 32, "cpu": 1}  # of attention
 HEADS, HEAD, POSITIONS, SILENT = 20, 64, 800, 88  # a large encoder's, windows of 16 s
 
@@ -37,7 +38,10 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _memory_rate(device: torch.device) -> float:
     """Returns bytes read and written per second."""
-    source = torch.randn(COPIED_BYTES[device.type] // 4, device=device)
+    size = COPIED_BYTES[device.type]
+    if device.type == "cuda":
+        size = min(size, int(COPIED_SHARE * torch.cuda.mem_get_info(device)[0]))
+    source = torch.randn(size // 4, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / median_s(lambda: target.copy_(source), device)
 

@@ -19,6 +19,7 @@ from benchmarks.gpu.methods import measure_methods, measure_parts
 from benchmarks.gpu.native import compare_with_cpu, measure_error_rates, measure_speeds
 from benchmarks.gpu.shapes import SHAPES, read_shape, write_random_checkpoint
 from benchmarks.gpu.speech import Clip, make_noise, read_clips
+from distil_ray.whisper.model import resolve_dtype
 
 KINDS = ("limits", "exact", "native", "methods", "parts", "generate", "ctranslate2")
 
@@ -72,8 +73,8 @@ def run_job(job: Job) -> Iterator[dict[str, Any]]:
     """Yields the measurements of a job, with the name of its model."""
     device = torch.device(job.device)
     if job.kind == "limits":
-        yield from measure_limits(device, getattr(torch, job.dtype))
         yield {"measure": "device", "name": torch.cuda.get_device_name() if device.type == "cuda" else "CPU"}
+        yield from measure_limits(device, getattr(torch, job.dtype))
         return
     with TemporaryDirectory(prefix="gpu-shape-") as folder:
         model = Path(folder) if job.is_random else Path(job.model)
@@ -88,8 +89,7 @@ def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
     if job.kind == "exact":
         clips = read_clips(job.speech, job.num_clips)
         yield from compare_with_cpu(model, clips, job.device, job.batch_sizes[0])
-        dtypes = ("float32", "bfloat16", "float16") if job.device == "cuda" else ("float32",)
-        yield from measure_error_rates(model, clips, job.device, dtypes, job.batch_sizes[0])
+        yield from measure_error_rates(model, clips, job.device, _dtypes(job.device), job.batch_sizes[0])
         return
     clips = _clips(job)
     chunks = [clip.pcm for clip in clips]
@@ -109,6 +109,14 @@ def _of_model(job: Job, model: Path) -> Iterator[dict[str, Any]]:
         yield from baselines.measure_generate(model, chunks, tokens=tokens, batch_sizes=job.batch_sizes, **place)
     else:
         yield from baselines.measure_ctranslate2(model, chunks, batch_sizes=job.batch_sizes, **place)
+
+
+def _dtypes(device: str) -> tuple[str, ...]:
+    """Returns the number types whose word error rates are compared: those that the device has."""
+    if device != "cuda":
+        return ("float32",)
+    has_bfloat16 = resolve_dtype("auto", torch.device(device))[0] is torch.bfloat16
+    return ("float32", "bfloat16", "float16") if has_bfloat16 else ("float32", "float16")
 
 
 def _clips(job: Job) -> list[Clip]:

@@ -23,6 +23,7 @@ from distil_ray.whisper.mel_filters import mel_filters
 
 HOP = 160  # samples per frame: 10 ms
 FFT_SIZE = 400  # samples: 25 ms, centered on the frame
+FFT_PLANS = 16  # of cuFFT, one for each number of frames in a batch; torch's 4,096 are memory that its allocator lacks
 FRAMES_PER_POSITION = 2  # the encoder's second convolution has stride 2: a position is 20 ms
 SAMPLES_PER_POSITION = HOP * FRAMES_PER_POSITION
 MAX_SAMPLES = 30 * SAMPLE_RATE
@@ -57,6 +58,8 @@ class LogMel:
     def __init__(self, num_mel_bins: int, device: torch.device | str = "cpu") -> None:
         self._filters = torch.from_numpy(mel_filters(num_mel_bins)).to(device)  # (bins, 201)
         self._hann = torch.hann_window(FFT_SIZE, device=device)
+        if self._hann.device.type == "cuda":
+            torch.backends.cuda.cufft_plan_cache[self._hann.device].max_size = FFT_PLANS
 
     def __call__(self, chunks: Sequence[NDArray[np.int16]], num_frames: int = MAX_FRAMES) -> Tensor:
         """Returns the features of chunks, padded with silence: float32, shape (num_chunks, num_mel_bins, num_frames).

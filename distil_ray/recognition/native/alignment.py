@@ -28,6 +28,7 @@ from distil_ray.whisper.formats.model_files import upper_layer_heads
 
 LAST_TOKENS = 3  # of a text, whose attention gives its end
 ROWS_AT_ONCE = 8  # the weights of large checkpoints take 50 MB per row
+FILTERED_AT_ONCE = 2**24  # attention weights on a GPU: the filter needs some ten times their 64 MB
 
 Head = tuple[int, int]  # decoder layer, head
 
@@ -219,12 +220,21 @@ def _smooth(weights: Tensor, rows: slice, median_width: int) -> Tensor:
     """
     spread = weights.std(dim=-2, keepdim=True, unbiased=False).clamp_(min=torch.finfo(weights.dtype).tiny)
     scaled = (weights[:, rows] - weights.mean(dim=-2, keepdim=True)) / spread
-    return torch.stack([median_filter(head, median_width) for head in scaled]).mean(dim=0)
+    return torch.cat([median_filter(part, median_width) for part in scaled.split(_heads_at_once(scaled))]).mean(dim=0)
+
+
+def _heads_at_once(weights: Tensor) -> int:
+    """Returns how many heads of weights, shape (heads, tokens, positions), are filtered together.
+
+    On a CPU a head at a time stays in the cache. On a GPU each operation has the cost of a launch.
+    """
+    return 1 if weights.device.type == "cpu" else max(1, FILTERED_AT_ONCE // max(1, weights[0].numel()))
 
 
 def median_filter(values: Tensor, width: int) -> Tensor:
-    """Returns the running median over `width` neighbors of the last axis of (tokens, positions), mirrored at both ends.
+    """Returns the running median over `width` neighbors of the last axis, mirrored at both ends.
 
+    `values` has the shape (heads, tokens, positions).
     A partial bubble sort finds the upper half of the neighbors: a third of the time of sorting them.
     """
     half = width // 2
@@ -232,7 +242,7 @@ def median_filter(values: Tensor, width: int) -> Tensor:
     if length <= half:
         return values
     padded = functional.pad(values, (half, half), mode="reflect")
-    neighbors = [padded[:, shift : shift + length] for shift in range(width)]
+    neighbors = [padded[..., shift : shift + length] for shift in range(width)]
     for last in range(width - 1, half - 1, -1):
         for i in range(last):
             neighbors[i], neighbors[i + 1] = (

@@ -7,6 +7,7 @@ used only if it compiles on this machine and agrees with plain products. On a CP
 reads hidden states (state_attention.py).
 """
 
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -37,15 +38,24 @@ def choose_single_query_attention(
 
         difference = max_difference(single_query_attention, device, dtype, head_size)
     except Exception as error:  # no Triton, no compiler, too old a GPU: none of these may end a run
-        lines = str(error).strip().splitlines()
         return (
             None,
-            "decoder attention: plain products, as the Triton kernel is not available "
-            f"({lines[-1] if lines else error!r})",
+            f"decoder attention: plain products, as the Triton kernel is not available ({_reason(error)})",
         )
     if not difference <= TOLERANCE[dtype]:
         return None, f"decoder attention: plain products, as the Triton kernel differs from them by {difference:.1e}"
     return single_query_attention, "decoder attention: a Triton kernel that reads the positions of each row alone"
+
+
+def _reason(error: Exception) -> str:
+    """Returns the last line of a message; what Triton's compiler prints is not part of the error."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return (
+            f"its C compiler, {error.cmd[0]}, ended with exit code {error.returncode};"
+            " Triton needs gcc and the headers of Python: install gcc and python3-dev"
+        )
+    lines = str(error).strip().splitlines()
+    return lines[-1] if lines else repr(error)
 
 
 def max_difference(attention: SingleQueryAttention, device: torch.device, dtype: torch.dtype, head_size: int) -> float:

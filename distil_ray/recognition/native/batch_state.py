@@ -62,11 +62,9 @@ class BatchState:
         self._temperature[slots] = sampling.temperatures
         self._seed[slots] = sampling.seeds
         self.limit[slots] = limit
-        self.ended[slots] = False
-        self._closed[slots] = False
         self._no_speech_prob[slots] = no_speech_prob
-        for tensor in (self.count, self._sum_logprob, self._proposed, self._accepted):
-            tensor[slots] = 0
+        for tensor in (self.ended, self._closed, self.count, self._sum_logprob, self._proposed, self._accepted):
+            tensor.index_fill_(0, slots, 0)  # an assignment would copy the number to the device, and wait for that
 
     def sampling_state(self, rows: Tensor) -> SamplingState:
         """Returns the temperatures, seeds and step numbers of `rows` for their next tokens."""
@@ -120,10 +118,10 @@ class BatchState:
 
     def truncate(self, slot: int, num: int) -> None:
         """Ends a row after its first `num` tokens, as if nothing had come after them."""
-        self.count[slot] = num
+        self.count[slot].fill_(num)  # as in `start_rows`
         self._sum_logprob[slot] = self._logprobs[slot, :num].sum(dtype=torch.float64)
-        self._closed[slot] = False
-        self.ended[slot] = True
+        self._closed[slot].fill_(False)
+        self.ended[slot].fill_(True)
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies whole rows from the slots `sources` to the slots `targets`."""

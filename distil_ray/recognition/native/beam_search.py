@@ -143,10 +143,12 @@ class BeamState:
         """Resets `slots`, which start over after their prompts. The tensors have the shape (rows,)."""
         self._prompt_lengths[slots], self._limit[slots] = prompt_lengths, limits
         self._no_speech_prob[slots] = no_speech_prob
-        self._count[slots], self._ended[slots] = 0, False
+        # An assignment of a number would copy it to the device, and wait for that.
+        for tensor in (self._count, self._ended, self._is_finished):
+            tensor.index_fill_(0, slots, 0)
+        self._finished_scores.index_fill_(0, slots, EXCLUDED)
         # All beams are alike at the beginning, and only the first one is continued.
         self._scores[slots] = torch.where(self._beams == 0, 0.0, EXCLUDED)
-        self._finished_scores[slots], self._is_finished[slots] = EXCLUDED, False
         self._branches.start_rows(slots, prompt_lengths)
 
     def last_ids(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -225,7 +227,7 @@ class BeamState:
             finished[slot, 0] = torch.where(ended, finished[slot, 0], running[slot, 0])
         self._finished_lengths[slot, 0] = torch.where(ended, self._finished_lengths[slot, 0], num)
         self._is_finished[slot] &= ended  # of a slot that is truncated, only the first text counts
-        self._ended[slot] = True
+        self._ended[slot].fill_(True)  # as in `start_rows`
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies the slots `sources` to the slots `targets`."""

@@ -63,7 +63,7 @@ class SampleState:
         self._prompt_lengths[slots], self._limit[slots], self._seed[slots] = prompt_lengths, limits, seeds
         self._temperature[slots], self._no_speech_prob[slots] = temperatures, no_speech_prob
         for tensor in (self._count, self._sum_logprob, self._closed, self._ended):
-            tensor[slots] = 0
+            tensor.index_fill_(0, slots, 0)  # an assignment would copy the number to the device, and wait for that
         self._branches.start_rows(slots, prompt_lengths)
 
     def sampling_state(self, rows: Tensor) -> SamplingState:
@@ -98,7 +98,8 @@ class SampleState:
         self._count[slot] = self._count[slot].clamp(max=num)
         is_kept = torch.arange(self._logprobs.shape[2], device=self._count.device) < self._count[slot, :, None]
         self._sum_logprob[slot] = torch.where(is_kept, self._logprobs[slot], 0.0).sum(dim=1, dtype=torch.float64)
-        self._closed[slot], self._ended[slot] = False, True
+        self._closed[slot].fill_(False)  # as in `start_rows`
+        self._ended[slot].fill_(True)
 
     def move_rows(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Copies the slots `sources` to the slots `targets`."""

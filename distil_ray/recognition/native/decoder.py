@@ -196,7 +196,7 @@ class Decoder:
             cache.states[slots, :length] = encoded
         else:
             self._write_keys_and_values(encoded, cache, slots, window_positions)
-        cache.encoder_lengths[slots] = length
+        cache.encoder_lengths.index_fill_(0, slots, length)  # without a copy to the device
         mask = cache.cross_mask.new_full((cache.cross_mask.shape[1],), float("-inf"))
         mask[:window_positions] = 0.0
         if length > window_positions:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distil_ray.recognition.native.batch_state import PROMPT_TAIL, BatchState
-from distil_ray.recognition.native.cuda_graphs import GraphRunner, Recorder
+from distil_ray.recognition.native.cuda_graphs import GraphRunner, RecorderFactory
 from distil_ray.recognition.native.decoder import SPARE_POSITIONS
 from distil_ray.recognition.native.decoding_task import DecodingResult, DecodingTask, has_sampled
 from distil_ray.recognition.native.device import copy_async, device_time
@@ -41,7 +41,7 @@ class DecodingLoop(SlotLoop):
         parts: LoopParts,
         cache: KVCache,
         warn: Callable[[str], None],
-        recorder: Recorder | None = None,
+        new_recorder: RecorderFactory | None = None,
         speculation: Speculation | None = None,
     ) -> None:
         """Allocates what the rows need beside the cache.
@@ -50,13 +50,13 @@ class DecodingLoop(SlotLoop):
             parts: Of the recognizer.
             cache: Of the main model, with a slot for each chunk that is decoded at once.
             warn: Called with a message where recording CUDA graphs is given up.
-            recorder: Records steps (`cuda_graphs.create_recorder`); None: steps are not recorded.
+            new_recorder: Of `cuda_graphs.recorder_factory`; None: steps are not recorded.
             speculation: The assistant, if there is one.
         """
         super().__init__(parts, cache)
         decoder, rules, slots = parts.decoder, parts.rules, cache.slots
         self._record = parts.aligner.new_record(cache)
-        self._graphs = GraphRunner(recorder, warn)
+        self._graphs = GraphRunner(new_recorder, warn)
         self._largest_shape = StepShape(slots, decoder.cache_positions, cache.cross_mask.shape[1], True, False)
         self._state = BatchState(rules.new_state(slots), slots, decoder.max_positions + 1, self._eot, decoder.device)
         self._offsets = torch.arange(SPARE_POSITIONS + 1, device=decoder.device)
@@ -169,16 +169,19 @@ class DecodingLoop(SlotLoop):
     def _timed_step(self, speculation: Speculation, trial: SpeculationTrial) -> list[bool]:
         """Runs and times one step, with or without drafts, for the trial, which may end with it."""
         before, began = self._slots.num_tokens, device_time(self._decoder.device)
+        is_typical = True
         if self._active_drafter is not None and trial.next_is_speculative:
             self._speculative_step(self._active_drafter, speculation.max_drafts)
         else:
             self._decode_steps(1)
+            is_typical = not self._graphs.has_prepared
             self._num_pending = min(
                 self._num_pending + 1, PROMPT_TAIL
             )  # the cache of the assistant is one token further behind
         seconds = device_time(self._decoder.device) - began
         ended = self._poll_finished()
-        trial.record_step(seconds, self._slots.num_tokens - before + len(self._slots.ended_slots(ended)))
+        tokens = self._slots.num_tokens - before + len(self._slots.ended_slots(ended))
+        trial.record_step(seconds, tokens, is_typical)
         speculation.decide()
         if speculation.assistant is None:
             self._drafter = self._active_drafter = None

@@ -22,8 +22,12 @@ MAX_KERNELS = 64  # of oneDNN; a step has about five
 MAX_AMX_KERNELS = 192  # where each one takes 1 to 10 ms to compile; about 100 are in use
 SMALLEST_RETURNED_BYTES = 2**18  # smaller blocks are many, and each would take whole pages
 LARGEST_KEPT_BYTES = 32 * 2**20  # the largest value that mallopt accepts; larger blocks return to the system
-# Parts of the messages of RuntimeErrors: of the host allocator, of CUDA and of its libraries.
-OUT_OF_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
+# Parts of the messages of RuntimeErrors: of the host allocator, of CUDA and of its libraries. cuFFT and cuBLAS allocate
+# outside of torch; where that fails, cuFFT reports an internal error, and cuBLAS that its handle could not be created.
+OUT_OF_MEMORY_MESSAGES = (
+    *("can't allocate memory", "not enough memory", "out of memory", "alloc_failed"),
+    *("cufft_internal_error", "cublas_status_not_initialized"),
+)
 GPU_SLOTS = 256  # chunks at most
 GPU_SLOTS_STEP = 8  # rows that matrix products on a GPU take at once
 GPU_CACHE_SHARE = 0.5  # of the free memory; the rest is for the encoder's activations and the logits
@@ -63,11 +67,22 @@ def device_time(device: torch.device) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether `error` is one that torch or Python raise when an allocation fails, on a GPU or on the host."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    message = str(error).lower()
-    return isinstance(error, RuntimeError) and any(part in message for part in OUT_OF_MEMORY_MESSAGES)
+    """Returns whether an allocation failed, on a GPU or on the host.
+
+    `error` is one that torch, a library of CUDA or Python raise for that, or was raised while one of these was handled,
+    as the end of a recording that ran out of memory is.
+    """
+    if not isinstance(error, (RuntimeError, MemoryError)):
+        return False
+    cause: BaseException | None = error
+    while cause is not None:
+        message = str(cause).lower()
+        if isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or (
+            isinstance(cause, RuntimeError) and any(part in message for part in OUT_OF_MEMORY_MESSAGES)
+        ):
+            return True
+        cause = cause.__context__
+    return False
 
 
 def release_memory(device: torch.device) -> None:

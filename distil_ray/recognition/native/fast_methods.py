@@ -1,6 +1,6 @@
 """The fast methods of one recognizer, each of which can be switched off: what the self-check decides about.
 
-A method is a piece of the recognizer's own parts (decoder, encoder) or is handed to its loops (recorder, side stream).
+A method is a piece of the recognizer's own parts (decoder, encoder) or is handed to its loops (recorders, side stream).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.native.compiled_layer import CompiledLayer
-from distil_ray.recognition.native.cuda_graphs import Recorder
+from distil_ray.recognition.native.cuda_graphs import RecorderFactory
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.decoding_task import AlignmentLevel, DecodingResult, DecodingStats, DecodingTask
@@ -37,7 +37,7 @@ class FastMethods:
     Attributes:
         decoder: Of the main model; has the attention kernel.
         encoder: Of the main model; has the compiled layer.
-        recorder: Of steps, in use; None: steps are not recorded.
+        new_recorder: Creates recorders of steps, in use; None: steps are not recorded.
         side_stream: Of the encoder, in use; None: there is one stream.
         float8: The layers in 8 bits, until it is decided whether they are used.
         compiles_encoder: The encoder is to be compiled.
@@ -46,7 +46,7 @@ class FastMethods:
 
     decoder: Decoder
     encoder: Encoder
-    recorder: Recorder | None
+    new_recorder: RecorderFactory | None
     side_stream: SideStream | None
     float8: Float8Layers | None
     compiles_encoder: bool
@@ -90,7 +90,7 @@ class FastMethods:
                 side_stream=self.side_stream,
             )
             cache = self.decoder.new_cache(min(slots, SLOTS))
-            loop = DecodingLoop(own, cache, _raise_recording_error, self.recorder)
+            loop = DecodingLoop(own, cache, _raise_recording_error, self.new_recorder)
             found = dict(loop.run(TaskQueue(tasks)))
             return [found[task.index] for task in tasks]
 
@@ -112,20 +112,20 @@ class FastMethods:
         if self.float8 is not None:
             name, bounds = "8-bit products", FLOAT8_BOUNDS
             found.append(FastMethod("model.dtype=float8", name, "bfloat16", self._switch_float8, bounds, True))
-        kernel, recorder, side_stream = self.decoder.single_query_attention, self.recorder, self.side_stream
+        kernel, new_recorder, side_stream = self.decoder.single_query_attention, self.new_recorder, self.side_stream
 
         def switch_kernel(is_on: bool) -> None:
             self.decoder.single_query_attention = kernel if is_on else None
 
         def switch_recorder(is_on: bool) -> None:
-            self.recorder = recorder if is_on else None
+            self.new_recorder = new_recorder if is_on else None
 
         def switch_side_stream(is_on: bool) -> None:
             self.side_stream = side_stream if is_on else None
 
         if kernel is not None:
             found.append(FastMethod("decoder attention", "the Triton kernel", "plain products", switch_kernel))
-        if recorder is not None:
+        if new_recorder is not None:
             found.append(FastMethod("CUDA graphs", "recorded steps", "steps that are not recorded", switch_recorder))
         if self.compiles_encoder:
             name, instead = "the compiled layer", "the layer as it is"

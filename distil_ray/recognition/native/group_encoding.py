@@ -4,7 +4,8 @@ A step of the decoder is limited by memory, a window in the encoder by arithmeti
 `StreamEncoding` queues copies, features and encoder of the next groups on a side stream while the steps of the current
 rows run. Every window is encoded there, so that the activations are in memory once.
 
-Three rules make that correct. The side stream has begun after the weights were written. Whoever takes the result of a
+Three rules make that correct. The side stream begins each run after all that was queued before it, such as encoded
+silence that was computed anew. Whoever takes the result of a
 group lets the current stream wait for it. And the side stream waits for the current one before it allocates again,
 once the results are written to the caches: their memory belongs to the side stream and may then be used anew.
 Recorded steps are not affected: nothing is queued on the side stream while one is recorded, and recording begins by
@@ -44,7 +45,6 @@ class CudaSideStream:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self.follow()  # the weights may still be on their way
 
     def start(self, work: Callable[[], Encoded]) -> Callable[[], Encoded]:
         with torch.cuda.stream(self._stream):
@@ -85,7 +85,7 @@ class GroupEncoding:
         """The caches hold what they need of the results of `encode` so far."""
 
     def reset(self) -> None:
-        """Forgets groups that were prepared and not taken, as their run has ended early."""
+        """Begins a run: forgets groups that were prepared and not taken, where the last one ended early."""
 
 
 class StreamEncoding(GroupEncoding):
@@ -115,6 +115,7 @@ class StreamEncoding(GroupEncoding):
 
     def reset(self) -> None:
         self._begun.clear()
+        self._stream.follow()
 
     def _start(self, group: TaskGroup) -> Callable[[], Encoded]:
         return self._stream.start(partial(super().encode, group))

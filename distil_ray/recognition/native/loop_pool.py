@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from distil_ray.recognition.base import RecognizerOptions
-from distil_ray.recognition.native.cuda_graphs import Recorder
+from distil_ray.recognition.native.cuda_graphs import RecorderFactory
 from distil_ray.recognition.native.decoding_loop import DecodingLoop
 from distil_ray.recognition.native.device import is_out_of_memory, release_memory
 from distil_ray.recognition.native.hypotheses_loop import BeamLoop, BestOfLoop
@@ -26,7 +26,7 @@ class LoopPool:
         parts: LoopParts,
         options: RecognizerOptions,
         num_slots: int,
-        recorder: Recorder | None,
+        new_recorder: RecorderFactory | None,
         speculation: Speculation | None,
         warn: Callable[[str], None],
     ) -> None:
@@ -36,14 +36,14 @@ class LoopPool:
             parts: Of the recognizer.
             options: How to decode.
             num_slots: Chunks that are decoded at once.
-            recorder: Of CUDA graphs (`cuda_graphs.create_recorder`), or None.
+            new_recorder: Of `cuda_graphs.recorder_factory`; None: steps are not recorded.
             speculation: Drafts for greedy decoding; None without an assistant.
             warn: Called with a message when the slots become fewer. A method of the recognizer would close a cycle of
                 references, and weights and caches would not be freed with it.
         """
         self.loops: dict[tuple[bool, int], SlotLoop] = {}
         self.parts, self._options, self.num_slots = parts, options, num_slots
-        self._recorder, self._speculation, self._warn = recorder, speculation, warn
+        self._new_recorder, self._speculation, self._warn = new_recorder, speculation, warn
         self._cache: KVCache | None = None
 
     def run(self, work: Callable[[SlotLoop], None], is_sampled: bool = False) -> None:
@@ -78,7 +78,7 @@ class LoopPool:
         key = is_sampled and num_texts > 1, num_texts
         if key not in self.loops:
             if num_texts == 1:
-                self.loops[key] = DecodingLoop(parts, self._cache, self._warn, self._recorder, self._speculation)
+                self.loops[key] = DecodingLoop(parts, self._cache, self._warn, self._new_recorder, self._speculation)
             elif is_sampled:
                 self.loops[key] = BestOfLoop(parts, self._cache, num_texts)
             else:

@@ -25,7 +25,7 @@ from distil_ray.recognition.capabilities import NATIVE
 from distil_ray.recognition.native import fallback
 from distil_ray.recognition.native.alignment import create_aligner
 from distil_ray.recognition.native.chunk_decoding import ChunkDecoding, DecodingPass, check_chunks, may_end_early
-from distil_ray.recognition.native.cuda_graphs import create_recorder
+from distil_ray.recognition.native.cuda_graphs import recorder_factory
 from distil_ray.recognition.native.decoder import Decoder
 from distil_ray.recognition.native.decoding_task import (
     AlignmentLevel,
@@ -140,15 +140,15 @@ class NativeRecognizer:
         self._methods = FastMethods(
             self._decoder,
             self._encoder,
-            create_recorder(model.device),
+            recorder_factory(model.device),
             create_side_stream(model.device) if options.encode_ahead else None,
             float8,
             options.compile_encoder,
         )
         method_warnings = self._choose_methods(parts, slots)
         parts = replace(parts, side_stream=self._methods.side_stream)
-        warn, recorder = self._new_warnings.append, self._methods.recorder
-        self._loops = LoopPool(parts, options, slots, recorder, self._speculation, warn)
+        warn, new_recorder = self._new_warnings.append, self._methods.new_recorder
+        self._loops = LoopPool(parts, options, slots, new_recorder, self._speculation, warn)
         self._huge_pages = HugePagePolicy(torch.get_num_threads()) if model.device.type == "cpu" else None
         self.device = model.device_name
         self.dtype = model.dtype_name if self._methods.has_float8 or not model.is_float8 else "bfloat16"

@@ -152,7 +152,6 @@ class SlotLoop(ABC):
         tasks = queue.take()
         waiting = self._group(tasks)
         self._slots.clear()
-        self._encoding.reset()
         self._begin(tasks, self._slots.windows(tasks))
         done: list[tuple[int, DecodingResult]] = []
         while waiting or len(self._slots) or done:
@@ -189,6 +188,7 @@ class SlotLoop(ABC):
 
     def _begin(self, tasks: Sequence[DecodingTask], windows: Sequence[int]) -> None:
         """Prepares a run of windows with these numbers of encoder positions."""
+        self._encoding.reset()
         self._cache.lay_out(windows)
 
     @abstractmethod

@@ -130,7 +130,8 @@ class SpeculationTrial:
 
     def __init__(self) -> None:
         self._num_steps = 0
-        self._seconds, self._tokens = [0.0, 0.0], [0, 0]  # without drafts, with them
+        self._num_counted = [0, 0]  # without drafts, with them; also below
+        self._seconds, self._tokens = [0.0, 0.0], [0, 0]
         self._prefill_s, self._num_prefilled = 0.0, 0
         self._chunk_tokens, self._num_chunks = 0, 0
 
@@ -144,11 +145,17 @@ class SpeculationTrial:
         self._prefill_s += seconds
         self._num_prefilled += num_chunks
 
-    def record_step(self, seconds: float, tokens: int) -> None:
-        """Records the seconds and the new tokens of the step that `next_is_speculative` announced."""
-        if self._num_steps >= 2 * WARM_UP_PAIRS:
-            self._seconds[self.next_is_speculative] += seconds
-            self._tokens[self.next_is_speculative] += tokens
+    def record_step(self, seconds: float, tokens: int, is_typical: bool = True) -> None:
+        """Records the seconds and the new tokens of the step that `next_is_speculative` announced.
+
+        A step that is not typical, as it was recorded for later ones, does not count.
+        """
+        if is_typical:
+            kind = self.next_is_speculative
+            self._num_counted[kind] += 1
+            if self._num_counted[kind] > WARM_UP_PAIRS:
+                self._seconds[kind] += seconds
+                self._tokens[kind] += tokens
         self._num_steps += 1
 
     def record_chunk(self, tokens: int) -> None:
@@ -158,7 +165,7 @@ class SpeculationTrial:
 
     def speedup(self) -> float | None:
         """Returns how many times faster tokens come with drafts, or None while too little is known."""
-        is_enough = self._num_steps >= 2 * (WARM_UP_PAIRS + TRIAL_PAIRS) and self._num_chunks
+        is_enough = min(self._num_counted) >= WARM_UP_PAIRS + TRIAL_PAIRS and self._num_chunks
         if not is_enough or not all(self._tokens):
             return None
         plain, drafted = (seconds / tokens for seconds, tokens in zip(self._seconds, self._tokens, strict=True))

@@ -1,5 +1,6 @@
 """The decoding loop as on a GPU, on a CPU: recording and the kernel are replaced by what they compute."""
 
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -86,8 +87,28 @@ def gpu_pace(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return replay
 
     monkeypatch.setattr(slot_loop, "policy_for", lambda device: GPU_POLICY)
-    monkeypatch.setattr("distil_ray.recognition.native.recognizer.create_recorder", lambda device: record)
+    monkeypatch.setattr("distil_ray.recognition.native.recognizer.recorder_factory", lambda device: lambda: record)
     return events
+
+
+@pytest.fixture
+def copied_numbers(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Lines that assign a number to what a tensor of indices selects, or to one element.
+
+    On a GPU torch copies such a number to the device, and waits for all work before it. A slice is filled instead.
+    """
+    lines: list[str] = []
+    assign = torch.Tensor.__setitem__
+
+    def note(tensor: torch.Tensor, index: Any, value: Any) -> None:
+        indices = index if isinstance(index, tuple) else (index,)
+        is_copied = tensor[index].ndim == 0 or any(isinstance(each, torch.Tensor) for each in indices)
+        if isinstance(value, (bool, int, float)) and is_copied:
+            lines.append(str(traceback.extract_stack(limit=2)[0]))
+        assign(tensor, index, value)
+
+    monkeypatch.setattr(torch.Tensor, "__setitem__", note)
+    return lines
 
 
 def english(recognizer: NativeRecognizer, clips: list[PCM16]) -> list[Hypothesis]:
@@ -140,7 +161,12 @@ def test_a_repetition_found_while_the_device_works_is_truncated_where_it_ends(
     [(False, 0.0, 0, 1), (True, 0.4, 3, 1), (True, 0.0, 3, 3), (True, 0.4, 0, 3)],
 )
 def test_nothing_but_the_poll_waits_for_the_device(
-    monkeypatch: pytest.MonkeyPatch, timestamps: bool, temperature: float, ngram_size: int, num_texts: int
+    monkeypatch: pytest.MonkeyPatch,
+    copied_numbers: list[str],
+    timestamps: bool,
+    temperature: float,
+    ngram_size: int,
+    num_texts: int,
 ) -> None:
     """On a device without data, where whatever asks for some fails: chunks admitted, passed on, moved, cut."""
     device = torch.device("meta")
@@ -172,6 +198,7 @@ def test_nothing_but_the_poll_waits_for_the_device(
     tasks = [DecodingTask(i, pcm, tokens.prompt("en"), 600, 30, temperature=temperature) for i in range(8)]
     tasks[5:] = [replace(each, prompt=(tokens.sot_prev, 5, *each.prompt), num_previous=2) for each in tasks[5:]]
     tasks[7:] = [replace(each, num_begun=1) for each in tasks[7:]]
+    copied_numbers.clear()  # loading may wait
     with torch.inference_mode():
         loop._admit([TaskGroup(tasks[:4]), TaskGroup(tasks[4:])], list(range(16)))
         loop._run_steps()
@@ -179,5 +206,6 @@ def test_nothing_but_the_poll_waits_for_the_device(
         loop._compact_slots()
         loop._rows.truncate(3, 5)
         loop._run_steps()
+        assert copied_numbers == []
         with pytest.raises(NotImplementedError, match="no data"):
             loop._poll_finished()

@@ -12,6 +12,8 @@ from distil_ray.recognition.native.device import choose_slots, is_out_of_memory
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("CUDA error: out of memory"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuFFT error: CUFFT_INTERNAL_ERROR"), True),  # its workspace is not torch's
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
         (ValueError("out of memory"), False),
@@ -19,6 +21,15 @@ from distil_ray.recognition.native.device import choose_slots, is_out_of_memory
 )
 def test_out_of_memory_errors_are_recognized(error: Exception, is_full: bool) -> None:
     assert is_out_of_memory(error) is is_full
+
+
+def test_an_error_that_follows_from_out_of_memory_is_recognized() -> None:
+    error = RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    error.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert is_out_of_memory(error)
+    unrelated = ValueError("decoding.prompt is too long")
+    unrelated.__context__ = torch.OutOfMemoryError("CUDA out of memory")
+    assert not is_out_of_memory(unrelated)
 
 
 @pytest.mark.parametrize(("free_gib", "slots"), [(130, 216), (20, 32), (2, 3), (0.1, 1)])

@@ -125,6 +125,22 @@ def test_a_stream_passes_the_self_check_with_chunks_that_wait(
     assert "steps start steps" in " ".join(events)
 
 
+def test_the_stream_waits_for_all_work_before_a_run(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded silence may have been computed anew after the stream was created."""
+
+    class Noted(LateStream):
+        def follow(self) -> None:
+            events.append("follow")
+            super().follow()
+
+    events: list[str] = []
+    recognizer = load(small_checkpoint, monkeypatch, Noted(events))
+    for run in (recognizer.detect_languages, lambda clips: texts(recognizer, clips)):
+        events.clear()
+        run([load_samples("cards-001")])
+        assert events[:2] == ["follow", "start"]
+
+
 def test_a_stream_that_is_not_waited_for_does_not_pass(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Torn(LateStream):
         """Hands out what is in memory before the work is done."""

@@ -200,3 +200,16 @@ def test_a_trial_includes_the_prefill_of_the_assistant() -> None:
     assert trial.speedup() is None, "no chunk has ended yet"
     trial.record_chunk(10)
     assert trial.speedup() == pytest.approx(1.0 / (0.5 + 0.05))
+
+
+def test_a_step_that_is_recorded_for_later_ones_does_not_count_in_a_trial() -> None:
+    trial = SpeculationTrial()
+    num_pairs = speculative.TRIAL_PAIRS + speculative.WARM_UP_PAIRS
+    for pair in range(num_pairs + 2):
+        assert trial.speedup() is None
+        trial.record_step(2.0, 4)
+        is_typical = pair % 3 != 1 or pair > 4
+        trial.record_step(1.0 if is_typical else 100.0, 1, is_typical)
+        trial.record_prefill(seconds=5.0, num_chunks=10)
+        trial.record_chunk(10)
+    assert trial.speedup() == pytest.approx(1.0 / (0.5 + 0.05))

@@ -19,6 +19,7 @@ from distil_ray.recognition.native.alignment import (
     dtw_columns,
     median_filter,
     num_audio_positions,
+    token_ends,
 )
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.word_timestamps import add_words, drop_hallucinations
@@ -213,8 +214,16 @@ def test_dtw_columns_equal_dynamic_time_warping_of_transformers(
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 30), st.sampled_from([1, 3, 7]), st.integers(0, 2**31))
 def test_the_running_median_is_that_of_transformers(length: int, width: int, seed: int) -> None:
-    values = torch.rand(2, length, generator=torch.Generator().manual_seed(seed))
-    assert torch.equal(median_filter(values, width), _median_filter(values[None], width)[0])
+    values = torch.rand(3, 2, length, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(median_filter(values, width), _median_filter(values, width))
+
+
+@pytest.mark.parametrize("num_heads", [2, 9])
+def test_heads_that_are_filtered_together_give_the_same_times(monkeypatch: pytest.MonkeyPatch, num_heads: int) -> None:
+    weights = torch.rand(5, 8, 40, generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
+    expected = token_ends(weights, 7)
+    monkeypatch.setattr("distil_ray.recognition.native.alignment._heads_at_once", lambda _: num_heads)
+    assert token_ends(weights, 7) == expected
 
 
 def test_audio_positions_are_those_of_the_chunk() -> None:
