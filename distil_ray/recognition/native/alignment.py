@@ -220,7 +220,8 @@ def _smooth(weights: Tensor, rows: slice, median_width: int) -> Tensor:
     """
     spread = weights.std(dim=-2, keepdim=True, unbiased=False).clamp_(min=torch.finfo(weights.dtype).tiny)
     scaled = (weights[:, rows] - weights.mean(dim=-2, keepdim=True)) / spread
-    return torch.cat([median_filter(part, median_width) for part in scaled.split(_heads_at_once(scaled))]).mean(dim=0)
+    parts = torch.split(scaled, _heads_at_once(scaled))
+    return torch.cat([median_filter(part, median_width) for part in parts]).mean(dim=0)
 
 
 def _heads_at_once(weights: Tensor) -> int:
