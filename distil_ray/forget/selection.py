@@ -22,11 +22,12 @@ from distil_ray.forget.settings import ForgetSettings
 from distil_ray.forget.tree import OutputTree
 from distil_ray.output.forgotten import source_key
 from distil_ray.output.ledger import Keys, Ledger, id_keys, isin_sorted
-from distil_ray.output.ledger_rows import unlisted_rows
+from distil_ray.output.ledger_rows import rows_outside, unlisted_rows
 from distil_ray.output.reader import open_transcripts
 from distil_ray.pseudo_labels.existing_dataset import source_keys
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
+from distil_ray.readers.location import unread_file
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.redaction import redact
 from distil_ray.schema import open_parquet
@@ -198,7 +199,12 @@ def _unlisted_ids(config: Config, ledger: Ledger, storage: Storage) -> Keys:
     if not config.input.uri:
         raise SettingsError("deleted_sources=true: needs input.uri, the whole input of this output")
     listing = list_recordings(config.input, storage, IndexCache(config.output.uri, storage))
-    rows = unlisted_rows(ledger, id_keys([one.recording_id for one in listing]))
+    listed: list[str] = []
+    unread_files: set[str] = set()
+    for one in listing:
+        listed.append(one.recording_id)
+        unread_files.update(filter(None, [unread_file(one)]))
+    rows = rows_outside(ledger, unlisted_rows(ledger, id_keys(listed)), unread_files, storage)
     share, limit = len(rows) / max(ledger.num_rows, 1), config.output.max_deleted_fraction
     if share > limit:
         raise SettingsError(

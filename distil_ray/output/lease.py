@@ -6,7 +6,9 @@ The file is created only if absent and replaced only if unchanged (`storage.put_
 `storage.replace_if_unchanged`), so that one of two runs gets it. A thread renews it every third of `output.lease_s`. A
 crashed run leaves it behind, and the next run takes it over: at once if the process is known to be dead (same machine),
 else when the lease has expired by the clock of the reader, which may be wrong by `CLOCK_MARGIN_S`. A run whose lease
-was taken by force, or could not be renewed in time, notices at the next renewal and stops.
+was taken by force, or could not be renewed in time, notices at the next renewal and stops; so does one whose file is
+gone, as another run may have taken it and ended since. A process that was suspended, whose timers stood still, looks
+before its next change of existing files (`Lease.check`).
 
 The lease keeps two runs from doing the same work and removing each other's files. Unique rows do not depend on it: a
 task's file is created only if absent, and remaining duplicates are dropped at the end of a run (`ledger_rows.py`).
@@ -19,7 +21,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from distil_ray.errors import RunError, SettingsError
+from distil_ray.errors import ErrorKind, RunError, SettingsError
 from distil_ray.storage.process_identity import Process, parse_process_label, this_process
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError, StorageError
@@ -82,13 +84,17 @@ class Lease:
         self._uri, self._storage, self._holder, self._lease_s = uri, storage, holder, lease_s
         self._on_lost = on_lost
         self._lost: RunError | None = None
+        self._lock = threading.Lock()  # of the holder, while it is renewed
         self._ended = threading.Event()
         self._renewal = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._renewal.start()
 
     def check(self) -> None:
-        """Raises `RunError` if the lease is lost: another run may be writing."""
+        """Raises `RunError` if the lease is lost: another run may be writing. Renews a lease that has expired."""
+        if datetime.now(UTC) > self._holder.until:
+            self._try_to_renew()
         if self._lost is not None:
+            self._ended.set()  # nobody else needs to be told
             raise self._lost
 
     def release(self) -> None:
@@ -102,35 +108,47 @@ class Lease:
     def _keep(self) -> None:
         pause_s = self._lease_s / 3
         while not self._ended.wait(pause_s):
-            try:
-                self._renew()
-                pause_s = self._lease_s / 3
-            except StorageError as error:
-                pause_s = self._lease_s / 30
-                if datetime.now(UTC) > self._holder.until:
-                    self._lose(f"could not be renewed in time ({error})")
+            pause_s = self._lease_s / 3 if self._try_to_renew() else self._lease_s / 30
             if self._lost is not None:
+                self._on_lost(self._lost)
                 return
 
+    def _try_to_renew(self) -> bool:
+        """Renews the lease. Returns False if that fails; it is lost if that lasts until it has expired."""
+        with self._lock:
+            if self._lost is not None:
+                return True
+            try:
+                self._renew()
+                return True
+            except Exception as error:  # whatever it is, the lease has not been renewed
+                if datetime.now(UTC) > self._holder.until:
+                    self._lose(f"could not be renewed in time ({error})")
+                return False
+
     def _renew(self) -> None:
-        fresh = replace(self._holder, until=datetime.now(UTC) + timedelta(seconds=self._lease_s))
-        if self._storage.replace_if_unchanged(self._uri, self._holder.encode(), fresh.encode()):
-            self._holder = fresh
-            return
-        with suppress(MissingError):
-            found = self._storage.read(self._uri)
-            if found != self._holder.encode():  # otherwise the store has returned stale data
-                self._lose(f"was taken over by {_describe(found)}")
-            return
-        if self._storage.put_if_absent(self._uri, fresh.encode()):  # the file was deleted
-            self._holder = fresh
+        for _ in range(MAX_ATTEMPTS):
+            fresh = replace(self._holder, until=datetime.now(UTC) + timedelta(seconds=self._lease_s))
+            if self._storage.replace_if_unchanged(self._uri, self._holder.encode(), fresh.encode()):
+                self._holder = fresh
+                return
+            try:
+                found = self._storage.read(self._uri)
+            except MissingError:
+                self._lose("is gone: another run took it and has ended since, or the file was deleted")
+                return
+            mine = _decode(found)
+            if mine is None or replace(mine, until=self._holder.until) != self._holder:
+                self._lose(f"was taken over by {'a file that is not a lease' if mine is None else mine}")
+                return
+            self._holder = mine  # a renewal whose answer was lost, or stale data
+        raise StorageError(ErrorKind.STORAGE, f"{self._uri} changes each time that it is read")
 
     def _lose(self, what: str) -> None:
         self._lost = RunError(
             f"{self._uri}: the lease of this run {what}. The run has stopped, because only one run may write to an"
             " output. Committed transcripts are kept."
         )
-        self._on_lost(self._lost)
 
 
 @contextmanager
@@ -151,7 +169,7 @@ def acquire_lease(
         lease_s: Seconds until the lease expires without renewal.
         storage: Storage of the output.
         force: Take the lease although another run holds it.
-        on_lost: Called from the renewing thread when the lease is lost.
+        on_lost: Called from the renewing thread when it notices that the lease is lost.
 
     Raises:
         SettingsError: If another run holds the lease, or the storage fails.
@@ -173,8 +191,8 @@ def acquire_lease(
 def read_lease(output_uri: str, storage: Storage) -> LeaseHolder | None:
     """Returns the content of an output's lease; None if there is no valid one. It may have expired."""
     try:
-        return LeaseHolder.decode(storage.read(join(output_uri, LEASE)))
-    except (MissingError, ValueError, KeyError, TypeError):
+        return _decode(storage.read(join(output_uri, LEASE)))
+    except MissingError:
         return None
 
 
@@ -187,10 +205,7 @@ def _take(uri: str, mine: LeaseHolder, storage: Storage, force: bool) -> str | N
             found = storage.read(uri)
         except MissingError:  # released meanwhile
             continue
-        try:
-            holder = LeaseHolder.decode(found)
-        except (ValueError, KeyError, TypeError):
-            holder = None
+        holder = _decode(found)
         over = holder is not None and holder.is_expired(datetime.now(UTC))
         if not over and not force:
             raise SettingsError(_held_message(uri, holder))
@@ -209,8 +224,9 @@ def _held_message(uri: str, holder: LeaseHolder | None) -> str:
     )
 
 
-def _describe(found: bytes) -> str:
+def _decode(found: bytes) -> LeaseHolder | None:
+    """Returns the content of a lease file; None if it is not valid."""
     try:
-        return str(LeaseHolder.decode(found))
+        return LeaseHolder.decode(found)
     except (ValueError, KeyError, TypeError):
-        return "a file that is not a lease"
+        return None

@@ -8,7 +8,7 @@ one, that to a failed one (`ledger.FINAL`, …), and among equals the newest.
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,19 @@ def unlisted_rows(ledger: Ledger, listed_ids: Keys) -> Rows:
     return np.flatnonzero(~np.isin(ledger.ids, listed_ids))
 
 
+def rows_outside(ledger: Ledger, rows: Rows, files: Collection[str], storage: Storage) -> Rows:
+    """Returns the rows whose recordings are in none of these files, by their URIs without credentials.
+
+    Raises:
+        RunError: If a file of transcripts cannot be read, or has changed since the ledger was read.
+    """
+    if not files or not len(rows):
+        return rows
+    rows = rows[np.lexsort((ledger.row[rows], ledger.file[rows]))]  # the order in which they are read
+    uris = [row["uri"] for row in read_rows(ledger, rows, ["recording_id", "uri"], storage)]
+    return np.sort(rows[[uri not in files for uri in uris]])
+
+
 def duplicate_rows(ledger: Ledger) -> Rows:
     """Returns, of the rows that share a key, all but the preferred one."""
     rows = ledger.duplicates()
@@ -54,11 +67,17 @@ def current_rows(ledger: Ledger) -> Rows:
     return np.sort(order[np.append(ids[1:] != ids[:-1], True)]) if len(ids) else order
 
 
-def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
+def drop_rows(ledger: Ledger, rows: Rows, storage: Storage, check: Callable[[], object] = lambda: None) -> None:
     """Removes rows from the files of the output.
 
-    A file is replaced as a whole, or deleted if no row is left: readers see the rows before or after. A run that
-    crashes in between leaves the remaining files to the next run.
+    A file is replaced as a whole, if it has not changed since it was read, or deleted if no row is left: readers see
+    the rows before or after. A run that crashes in between leaves the remaining files to the next run.
+
+    Args:
+        ledger: The ledger of the output.
+        rows: Rows to remove.
+        storage: Storage of the output.
+        check: Called before each change; raises an error if this process may no longer write (`Lease.check`).
 
     Raises:
         RunError: If a file has changed since the ledger was read.
@@ -66,19 +85,22 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage) -> None:
     for number in np.unique(ledger.file[rows]):
         uri = ledger.files[number]
         selected = rows[ledger.file[rows] == number]
-        table = open_parquet(io.BytesIO(storage.read(uri))).read()
+        before = storage.read(uri)
+        table = open_parquet(io.BytesIO(before)).read()
         numbers = ledger.row[selected]
-        if numbers.max() >= table.num_rows or (_ids(table, numbers) != ledger.ids[selected]).any():
+        is_as_listed = numbers.max() < table.num_rows and (_ids(table, numbers) == ledger.ids[selected]).all()
+        kept = np.ones(table.num_rows, np.bool_)
+        kept[numbers[numbers < table.num_rows]] = False
+        check()
+        if is_as_listed and not kept.any():
+            storage.delete_file(uri)
+        elif not is_as_listed or not storage.replace_if_unchanged(
+            uri, before, to_parquet_bytes(table.filter(pa.array(kept)))
+        ):
             raise RunError(
                 f"{uri}: was changed while this run replaced rows in it. Check that no other program writes"
                 " to the output."
             )
-        kept = np.ones(table.num_rows, np.bool_)
-        kept[numbers] = False
-        if kept.any():
-            storage.put(uri, to_parquet_bytes(table.filter(pa.array(kept))))
-        else:
-            storage.delete_file(uri)
 
 
 def _ids(table: pa.Table, numbers: NDArray[np.int32]) -> Keys:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from rich.console import Console
 
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import abbreviate, log_field
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.ledger_rows import Rows, read_rows, unlisted_rows
+from distil_ray.output.ledger_rows import Rows, read_rows, rows_outside, unlisted_rows
 from distil_ray.output.run_context import DELETED_SOURCES_FILE, Run
 from distil_ray.pipeline.planner import Plan
 from distil_ray.storage.uris import join
@@ -42,7 +42,7 @@ def find_deleted_sources(run: Run, plan: Plan, ledger: Ledger, console: Console)
     output = run.config.output
     if run.config.retry_failed:
         return DeletedSources(None, np.empty(0, np.int64), False)
-    rows = unlisted_rows(ledger, plan.listed_ids)
+    rows = _surely_unlisted(run, plan, ledger, console)
     count = len(np.unique(ledger.ids[rows]))
     if output.deleted_sources == "keep" or not count:
         return DeletedSources(count, rows, False)
@@ -59,6 +59,19 @@ def find_deleted_sources(run: Run, plan: Plan, ledger: Ledger, console: Console)
     words = f"{count:,} recordings that the input no longer lists{', their rows are removed' * removes}"
     log_field("deleted", words, console, num_recordings=count, num_rows=len(rows), removed=removes)
     return DeletedSources(count, rows, removes)
+
+
+def _surely_unlisted(run: Run, plan: Plan, ledger: Ledger, console: Console) -> Rows:
+    """Returns the rows of recordings that are not listed and are in no file that could not be read as a whole."""
+    rows = unlisted_rows(ledger, plan.listed_ids)
+    known = rows_outside(ledger, rows, plan.unread_files, run.storage)
+    if num_unknown := len(rows) - len(known):
+        words = (
+            f"{num_unknown:,} rows are kept, as their files could not be read and may still hold their recordings"
+            f" ({abbreviate(sorted(plan.unread_files), len(plan.unread_files))})"
+        )
+        log_field("warning", words, console, level="warning", num_rows=num_unknown)
+    return known
 
 
 def _write_list(run: Run, ledger: Ledger, rows: Rows, action: str) -> None:

@@ -9,7 +9,7 @@ exactly one row per listed recording.
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -70,6 +70,7 @@ def finalize(
     timer: RunTimer,
     console: Console,
     *,
+    check: Callable[[], object],
     write_page: bool = True,
 ) -> ExitCode:
     """Drops replaced rows, writes the summary, checks completeness and marks success, in this order.
@@ -84,6 +85,8 @@ def finalize(
         committed: Entries of the files that these commits have written.
         timer: Started when the run started.
         console: Destination of the summary table.
+        check: Raises an error if this run may no longer write (`Lease.check`). Called before each change of files that
+            other runs may have written.
         write_page: Write report.html (if `report.write` is set too).
 
     Returns:
@@ -94,7 +97,7 @@ def finalize(
     """
     write_page = write_page and run.config.report.write
     try:
-        code = _finalize(run, plan, results, committed, timer, console)
+        code = _finalize(run, plan, results, committed, timer, console, check)
     except StorageError as error:
         raise RunError("\n".join([str(error), *_task_errors(results), _resume_hint(run)])) from error
     except RunError:
@@ -113,6 +116,7 @@ def _finalize(
     committed: CommittedFiles,
     timer: RunTimer,
     console: Console,
+    check: Callable[[], object],
 ) -> ExitCode:
     facts = RunInfo(
         run_id=run.run_id,
@@ -132,12 +136,13 @@ def _finalize(
     output = normalize(run.config.output.uri)
     write_events(run, results)
     update = IndexUpdate(own=committed.tables)
-    ledger, deleted = _drop_unwanted_rows(run, plan, results, console, update)
+    ledger, deleted = _drop_unwanted_rows(run, plan, results, console, update, check)
     facts = replace(facts, num_deleted_sources=deleted)
     statistics = StatisticsIndex(update.entries, output, run.storage, committed.tables)
     report = summarize(ledger.files, run.storage, facts, run.config.scoring, statistics)
     write_run_files(report, run.folder_uri, run.storage)
     check_completeness(run, plan, ledger, report, results)
+    check()
     run.storage.delete(join(run.folder_uri, PARTS_FOLDER))
     run.storage.put(join(run.folder_uri, SUCCESS_FILE), b"")
     update.write(output, run.storage)
@@ -181,7 +186,12 @@ def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult],
 
 
 def _drop_unwanted_rows(
-    run: Run, plan: Plan, results: Sequence[CommitResult], console: Console, update: IndexUpdate
+    run: Run,
+    plan: Plan,
+    results: Sequence[CommitResult],
+    console: Console,
+    update: IndexUpdate,
+    check: Callable[[], object],
 ) -> tuple[Ledger, int | None]:
     """Drops rows that newer ones replace, and those of deleted sources if set, once no row is missing.
 
@@ -202,7 +212,7 @@ def _drop_unwanted_rows(
     unwanted = np.unique(np.concatenate([changed, worse, *([deleted.rows] if deleted.removes else [])]))
     if not len(unwanted):
         return ledger, deleted.num_recordings
-    drop_rows(ledger, unwanted, run.storage)
+    drop_rows(ledger, unwanted, run.storage, check)
     return read_ledger(run, update), deleted.num_recordings
 
 

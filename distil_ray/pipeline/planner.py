@@ -29,7 +29,12 @@ from distil_ray.errors import RunError
 from distil_ray.output.ledger import KEY, Keys, Ledger, id_keys, recording_keys
 from distil_ray.pipeline.task_packing import pack_tasks
 from distil_ray.readers.durations import DurationReader
-from distil_ray.readers.location import byte_range_file, estimate_recording_duration_s, read_unit_key
+from distil_ray.readers.location import (
+    byte_range_file,
+    estimate_recording_duration_s,
+    read_unit_key,
+    unread_file,
+)
 from distil_ray.redaction import environment_secrets, has_secret, redact
 from distil_ray.schema import PLAN, RECORDING, open_parquet, parse_location, parse_prompt
 from distil_ray.storage.storage import Storage
@@ -63,6 +68,7 @@ class Plan:
         samples: Durations at 16 kHz of the recordings to process, unordered, shape (num_recordings,).
         listed_keys: `recording_keys` of the `num_listed` recordings.
         listed_ids: `id_keys` of the same recordings.
+        unread_files: URIs of files, without credentials, of which not all recordings could be listed.
         secret_uris: URIs with credentials, by row group and row in it.
     """
 
@@ -78,6 +84,7 @@ class Plan:
     samples: NDArray[np.int64]
     listed_keys: Keys
     listed_ids: Keys
+    unread_files: frozenset[str] = frozenset()
     secret_uris: Mapping[int, Mapping[int, str]] = field(default_factory=dict)
 
     def num_chunks(self, length_samples: int) -> int:
@@ -107,6 +114,7 @@ class _Listed:
     keys: Keys
     ids: Keys
     num_skipped: int
+    unread_files: frozenset[str]
     secret_uris: Mapping[int, str]
 
 
@@ -155,6 +163,7 @@ def make_plan(
         samples=remaining.samples,
         listed_keys=listed.keys,
         listed_ids=listed.ids,
+        unread_files=listed.unread_files,
         secret_uris=_by_task(listed.secret_uris, order, starts),
     )
 
@@ -238,6 +247,7 @@ def _subtract(
         [_estimate([], np.empty(0, KEY), ledger, durations)],
     )
     secret_uris: dict[int, str] = {}
+    unread_files: set[str] = set()
     num_skipped = num_rest = 0
     stream = iter(recordings)
     writer = pa.ipc.new_file(spill, RECORDING) if spill else None
@@ -252,6 +262,7 @@ def _subtract(
             listed.append(keys[~left])
             ids.append(names[~left])
             num_skipped += int(left.sum())
+            unread_files.update(filter(None, map(unread_file, batch)))
             secret_uris |= {num_rest + i: one.uri for i, one in enumerate(rest) if has_secret(one.uri)}
             num_rest += len(rest)
             if rest:
@@ -262,7 +273,8 @@ def _subtract(
         if writer:
             writer.close()
     columns = {name: np.concatenate([getattr(one, name) for one in remaining]) for name in _Remaining.__slots__}
-    return _Listed(np.concatenate(listed), np.concatenate(ids), num_skipped, secret_uris), _Remaining(**columns)
+    found = _Listed(np.concatenate(listed), np.concatenate(ids), num_skipped, frozenset(unread_files), secret_uris)
+    return found, _Remaining(**columns)
 
 
 def _keys(recordings: Sequence[Recording], fingerprint: str) -> Keys:

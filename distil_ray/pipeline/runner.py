@@ -101,7 +101,7 @@ def transcribe(
     with _acquire_lease(run, force) as lease:
         _remove_orphans(run, lease, console)
         forgotten = read_forgotten(run, console)
-        ledger = _without_forgotten(run, check_output(run), forgotten, console)
+        ledger = _without_forgotten(run, check_output(run), forgotten, lease, console)
         listing = list_recordings(config.input, run.storage, IndexCache(config.output.uri, run.storage, writable=True))
         remembered = Remembered(listing, forgotten)
         plan = _write_plan(setup, remembered, ledger, recording_ids)
@@ -111,7 +111,7 @@ def transcribe(
             if plan.num_tasks:
                 _run_graph(setup, config.resources, plan, lease, results, committed, console, transcriber)
             lease.check()
-            code = finalize(run, plan, results, committed, timer, console, write_page=write_page)
+            code = finalize(run, plan, results, committed, timer, console, check=lease.check, write_page=write_page)
         try:
             write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
         except StorageError as error:  # the run is complete all the same
@@ -138,13 +138,13 @@ def _remove_orphans(run: Run, lease: Lease, console: Console) -> None:
         log_field("cleaned up", removed, console)
 
 
-def _without_forgotten(run: Run, ledger: Ledger, forgotten: Forgotten, console: Console) -> Ledger:
+def _without_forgotten(run: Run, ledger: Ledger, forgotten: Forgotten, lease: Lease, console: Console) -> Ledger:
     """Removes rows that the last task of a dead run has written after their recordings were forgotten."""
     rows = np.flatnonzero(isin_sorted(ledger.ids, forgotten.ids))
     if not len(rows):
         return ledger
     log_field("forgotten", f"{len(rows):,} rows removed that came after the request", console, num_rows=len(rows))
-    drop_rows(ledger, rows, run.storage)
+    drop_rows(ledger, rows, run.storage, lease.check)
     return check_output(run)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from distil_ray.readers.ordered_iteration import num_request_threads, ordered_pa
 from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage import Storage
-from distil_ray.storage.storage_errors import MissingError, StorageError
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join, normalize
 
 INDEX_FOLDER = "indexes"  # below the output
@@ -58,7 +59,8 @@ class IndexCache:
         if index is None:
             index = build()
             if self.writable:
-                self.storage.put(uri, to_parquet_bytes(index))
+                with suppress(StorageError):  # an index only saves time
+                    self.storage.put(uri, to_parquet_bytes(index))
         return index
 
     def get_all(
@@ -81,7 +83,7 @@ class IndexCache:
         try:
             source = io.BytesIO(self.storage.read(uri))
             return open_parquet(source, verify_checksums=True).read()
-        except (MissingError, pa.ArrowException, OSError):  # a damaged index is built again
+        except (StorageError, pa.ArrowException, OSError):  # a missing, damaged or unreadable index is built again
             return None
 
 

@@ -127,6 +127,15 @@ def failed_remainder(file: Entry, name: str, kind: ErrorKind, words: str) -> Rec
     )
 
 
+def unread_file(recording: Recording) -> str | None:
+    """Returns the URI of the file that a recording of `failed_remainder` stands for; None for all other recordings.
+
+    The file may hold any recordings beside those that are listed. The URI is without credentials, as in transcripts.
+    """
+    stands_for_others = recording.error is not None and recording.recording_id.endswith(REMAINDER_SUFFIX)
+    return redact(recording.uri) if stands_for_others else None
+
+
 def estimate_recording_duration_s(recording: Recording) -> float:
     """Returns the duration of a recording in seconds, for the plan.
 

@@ -21,7 +21,7 @@ from datetime import datetime
 from http import HTTPStatus
 from itertools import chain, repeat
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from distil_ray.storage.key_ranges import common_folder, folders_in_range, hash_boundaries
@@ -318,7 +318,7 @@ def _parse_object(element: ElementTree.Element, namespace: str, is_encoded: bool
     key, size = element.findtext(f"{namespace}Key") or "", element.findtext(f"{namespace}Size")
     etag, modified = element.findtext(f"{namespace}ETag"), element.findtext(f"{namespace}LastModified")
     return ListedObject(
-        unquote(key) if is_encoded and "%" in key else key,
+        unquote_plus(key) if is_encoded and ("%" in key or "+" in key) else key,  # S3 writes a space as "+"
         int(size or 0),
         etag.strip('"') if etag else None,
         datetime.fromisoformat(modified).timestamp() if modified else None,

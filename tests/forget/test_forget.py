@@ -237,6 +237,14 @@ def test_deleted_sources_are_forgotten_if_they_are_not_too_many(output: str, tmp
     assert len(_texts(output)) == 6
 
 
+def test_recordings_of_a_shard_that_cannot_be_read_are_not_forgotten(output: str, tmp_path: Path) -> None:
+    """They may be there still; a request would keep runs from transcribing them for good."""
+    (tmp_path / "audio" / f"{SECRET}.wav").unlink()
+    (tmp_path / "audio" / "shard.tar").write_bytes(b"no archive at all")
+    forget(output, "deleted_sources=true", f"input.uri={tmp_path}/audio", "output.max_deleted_fraction=0.5")
+    assert _texts(output).keys() == set(ALL) - {f"{SECRET}.wav"}
+
+
 def test_an_export_at_the_same_time_has_the_rows_before_or_after(
     output: str, root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

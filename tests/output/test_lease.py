@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from distil_ray.errors import ErrorKind, ExitCode, RunError, SettingsError
-from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, LeaseHolder, acquire_lease
+from distil_ray.output.lease import CLOCK_MARGIN_S, LEASE, Lease, LeaseHolder, acquire_lease
 from distil_ray.storage.process_identity import Process, parse_process_label, this_process
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
@@ -136,11 +137,68 @@ def test_a_run_that_loses_its_lease_by_force_stops_and_does_not_delete_it(output
     assert len(told) == 1
 
 
-def test_a_deleted_lease_is_created_again(output: str) -> None:
+def test_a_run_whose_lease_was_taken_and_released_since_stops(output: str) -> None:
+    """`--force` of a short command: the file is gone before the first run looks again."""
     storage = Storage()
-    with acquire_lease(output, "run", 0.3, storage) as lease:
-        storage.delete(join(output, LEASE))
-        wait_until(lambda: storage.stat(join(output, LEASE)) is not None)
+    told: list[RunError] = []
+    with acquire_lease(output, "first", 0.3, storage, on_lost=told.append) as first:
+        with acquire_lease(output, "second", 60, storage, force=True):
+            pass
+        wait_until(lambda: bool(told))
+        with pytest.raises(RunError, match="is gone: another run took it and has ended since"):
+            first.check()
+    assert storage.stat(join(output, LEASE)) is None
+
+
+def test_a_process_that_was_suspended_looks_before_it_changes_anything(
+    output: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer of its thread stood still, and the lease has expired by the clock."""
+    monkeypatch.setattr(Lease, "_keep", lambda lease: None)
+    storage = Storage()
+    with acquire_lease(output, "first", 0.2, storage) as first:
+        time.sleep(0.3)
+        first.check()  # nobody took it: it is renewed
+        renewed = LeaseHolder.decode(storage.read(join(output, LEASE)))
+        assert renewed.run_id == "first" and renewed.until > datetime.now(UTC)
+        with acquire_lease(output, "second", 60, storage, force=True):
+            time.sleep(0.3)
+            with pytest.raises(RunError, match="was taken over by run second"):
+                first.check()
+
+
+def test_a_renewal_whose_answer_is_lost_is_no_takeover(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The store has done what it was asked for, and neither the answer nor a look at it arrives."""
+    storage, swap = Storage(), Storage.replace_if_unchanged
+    calls = 0
+
+    def lose_answers(own: Storage, uri: str, old: bytes, new: bytes) -> bool:
+        nonlocal calls
+        calls += 1
+        found = swap(own, uri, old, new)
+        if calls <= 2:
+            raise StorageError(ErrorKind.STORAGE, "read timeout")
+        return found
+
+    monkeypatch.setattr(Storage, "replace_if_unchanged", lose_answers)
+    with acquire_lease(local, "run", 0.9, storage) as lease:
+        wait_until(lambda: calls >= 5)
+        lease.check()
+
+
+def test_an_unexpected_error_does_not_end_the_renewal(local: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    swap, calls = Storage.replace_if_unchanged, 0
+
+    def fail_once(own: Storage, uri: str, old: bytes, new: bytes) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise TypeError("an error of a library")
+        return swap(own, uri, old, new)
+
+    monkeypatch.setattr(Storage, "replace_if_unchanged", fail_once)
+    with acquire_lease(local, "run", 0.9, Storage()) as lease:
+        wait_until(lambda: calls >= 3)
         lease.check()
 
 

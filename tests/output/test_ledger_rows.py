@@ -91,3 +91,31 @@ def test_a_file_that_was_changed_meanwhile_is_not_overwritten(tmp_path: Path, me
     with pytest.raises(RunError, match="Check that no other program writes"):
         drop_rows(ledger, np.flatnonzero(np.isin(ledger.ids, id_keys(["b"]))), Storage())
     assert _names(path) == meanwhile
+
+
+def test_a_file_that_changes_while_rows_are_dropped_is_not_overwritten(tmp_path: Path) -> None:
+    """`check` comes after the file was read: another run may have written since."""
+    path = tmp_path / "transcripts" / "task-1.parquet"
+    _write(path, ["a", "b"])
+    ledger = Ledger.read(str(tmp_path), Storage())
+    with pytest.raises(RunError, match="Check that no other program writes"):
+        drop_rows(
+            ledger,
+            np.flatnonzero(np.isin(ledger.ids, id_keys(["b"]))),
+            Storage(),
+            lambda: _write(path, ["a", "b", "c"]),
+        )
+    assert _names(path) == ["a", "b", "c"]
+
+
+def test_a_run_that_may_no_longer_write_drops_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "transcripts" / "task-1.parquet"
+    _write(path, ["a"])
+    ledger = Ledger.read(str(tmp_path), Storage())
+
+    def refuse() -> None:
+        raise RunError("the lease of this run is gone")
+
+    with pytest.raises(RunError, match="is gone"):
+        drop_rows(ledger, np.arange(1), Storage(), refuse)
+    assert _names(path) == ["a"]

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import os
+import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +76,25 @@ def test_rows_of_deleted_sources_are_kept_listed_or_removed(run: Run, tmp_path: 
     assert find_differences(load_config(None, [f"output.uri={tmp_path}/out"]), Console(file=io.StringIO())) == []
 
     assert "not listed" not in run("7", "output.deleted_sources=remove")
+
+
+def test_rows_of_a_shard_that_cannot_be_read_are_kept(run: Run, tmp_path: Path) -> None:
+    """Nobody knows whether their recordings were deleted. Those of other files are removed."""
+    for name in "xyz":
+        shutil.copy(tmp_path / "audio" / "b.wav", tmp_path / f"{name}.wav")
+    shard = tmp_path / "audio" / "shard.tar"
+    with tarfile.open(shard, "w") as file:
+        for name in "xyz":
+            file.add(tmp_path / f"{name}.wav", f"{name}.wav")
+    run("2")
+    before = {row["recording_id"] for row in stored_rows(tmp_path / "out")}
+    assert {"a.wav", "shard.tar/x.wav", "shard.tar/z.wav"} <= before
+    os.truncate(shard, 6_000)  # within the second member
+    words = run("3", "output.deleted_sources=remove", "output.max_deleted_fraction=1")
+    after = {row["recording_id"] for row in stored_rows(tmp_path / "out")}
+    assert after == before - {"a.wav"} | {"shard.tar#rest"}
+    assert "rows are kept, as their files could not be read" in words and "shard.tar" in words
+    assert _list(tmp_path, "3") == [("a.wav", "removed")]
 
 
 def test_the_note_is_empty_where_nothing_was_deleted() -> None:

@@ -6,11 +6,12 @@ import pytest
 from rich.console import Console
 
 from distil_ray.config.loader import load_config
-from distil_ray.errors import ExitCode
+from distil_ray.errors import ErrorKind, ExitCode
 from distil_ray.pipeline import plan_report
 from distil_ray.readers.index_cache import IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join
 from tests.readers.conftest import Place, listed
 from tests.readers.shards import record_shard_reads, tar
@@ -47,6 +48,32 @@ def test_an_index_is_stored_by_file_version_and_can_be_deleted(place: Place, mon
     storage.put(f"{root}/in/s.tar", tar({**samples, "more.txt": "x"}))
     assert look(writable=True)
     assert len(kept()) == 2
+
+
+class BusyStorage(Storage):
+    """Neither reads nor writes indexes."""
+
+    def read(self, uri: str) -> bytes:
+        self._refuse(uri)
+        return super().read(uri)
+
+    def put(self, uri: str, data: bytes) -> None:
+        self._refuse(uri)
+        super().put(uri, data)
+
+    def _refuse(self, uri: str) -> None:
+        if "/indexes/" in uri:
+            raise StorageError(ErrorKind.STORAGE, f"{uri}: SlowDown")
+
+
+def test_where_an_index_can_neither_be_read_nor_stored_the_shard_is_read(place: Place) -> None:
+    """Its recordings would count as deleted otherwise."""
+    root = place({"in/s.tar": tar({f"{number}.wav": bytes(number) for number in range(3)})})
+    config = load_config(None, [f"input.uri={root}/in"]).input
+    storage = Storage()
+    expected = list(list_recordings(config, storage, IndexCache(f"{root}/out", storage, writable=True)))
+    assert len(expected) == 3
+    assert list(list_recordings(config, storage, IndexCache(f"{root}/out", BusyStorage(), writable=True))) == expected
 
 
 def test_the_plan_writes_no_index(
