@@ -6,6 +6,7 @@ its JSON. A call that a recording is a part of goes as a whole: the next export 
 
 import gzip
 import json
+import re
 import tarfile
 from collections.abc import Mapping
 from itertools import groupby
@@ -20,6 +21,7 @@ from distil_ray.storage.storage import Storage
 
 MANIFESTS = (".jsonl", ".json", ".jsonl.gz")
 LINES_OF_WORDS = ".ctm"
+_LINE = re.compile(r"[^\n]*\n|[^\n]+")
 
 
 class ExportCleaner:
@@ -52,7 +54,8 @@ class ExportCleaner:
     def _clear_lines(self, uri: str, *, apply: bool) -> int:
         data = self._storage.read(uri)
         is_packed = uri.endswith(".gz")
-        lines = (gzip.decompress(data) if is_packed else data).decode().splitlines(keepends=True)
+        # Not `splitlines`: texts may contain other characters that it takes for the end of a line.
+        lines = _LINE.findall((gzip.decompress(data) if is_packed else data).decode())
         is_meant = self._is_meant_word if uri.endswith(LINES_OF_WORDS) else self._is_meant_line
         kept = [line for line in lines if not is_meant(line)]
         if apply and len(kept) < len(lines):

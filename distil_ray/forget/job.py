@@ -25,9 +25,8 @@ from distil_ray.forget.selection import read_names, select_recordings
 from distil_ray.forget.settings import ForgetSettings
 from distil_ray.forget.tree import OutputTree, list_outputs
 from distil_ray.output.cleanup import remove_orphans
-from distil_ray.output.forgotten import Forgotten, allow_again, source_key
+from distil_ray.output.forgotten import Forgotten, allow_again
 from distil_ray.output.lease import acquire_lease
-from distil_ray.output.ledger import id_keys
 from distil_ray.output.run_context import new_run_id
 from distil_ray.storage.storage import Storage
 from distil_ray.verify.verify import require_output
@@ -167,13 +166,6 @@ def _allow(settings: ForgetSettings, output: str, storage: Storage, console: Con
     names = read_names(settings, storage)
     if names.has_patterns:
         raise SettingsError("allow=true: only hashes of forgotten recordings are known; name them without wildcards")
-    if names.exact:
-        texts = sorted(names.exact)
-        ids = [bytes(key).ljust(16, b"\0") for key in id_keys(texts).tolist()]
-        counts = allow_again(ids, [source_key(text, None) for text in texts], output, storage)
-    else:
-        found = Forgotten.read(output, storage)
-        padded = [[bytes(key).ljust(16, b"\0") for key in keys.tolist()] for keys in (found.ids, found.sources)]
-        counts = allow_again(padded[0], padded[1], output, storage)
+    counts = allow_again(names.exact or None, output, storage)
     log_field("allowed", f"{counts[0]:,} ids and {counts[1]:,} sources", console, num_ids=counts[0])
     return ExitCode.DONE

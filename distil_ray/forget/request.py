@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from distil_ray.errors import RunError
-from distil_ray.output.forgotten import FORGOTTEN_FOLDER, PENDING, RECORD, write_hashes
+from distil_ray.output.forgotten import FORGOTTEN_FOLDER, PENDING, RECORD, Hash, padded_id_keys, write_hashes
 from distil_ray.output.ledger import Keys, id_keys
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
@@ -32,7 +32,7 @@ class Request:
         requested_at: ISO 8601, UTC.
         ids: Ids of the recordings.
         uris: URIs of the files that hold one of them and no other recording.
-        sources: `source_key` of each recording, hexadecimal.
+        sources: `source_key` of each recording, hexadecimal, and the id of the recording; "" if no row has it.
         label_sources: Source keys of their rows in a data set (`existing_dataset.source_keys`).
         examples: Ids of the examples of the data set that they are in.
         call_ids: Ids of the calls that they are a part of.
@@ -48,7 +48,7 @@ class Request:
     requested_at: str
     ids: Sequence[str]
     uris: Sequence[str]
-    sources: Sequence[str]
+    sources: Mapping[str, str]
     label_sources: Sequence[str] = ()
     examples: Sequence[str] = ()
     call_ids: Sequence[str] = ()
@@ -84,9 +84,13 @@ class Request:
 
     def store_hashes(self, output_uri: str, storage: Storage) -> None:
         """Stores what keeps runs from transcribing the recordings again."""
-        keys = [bytes(key).ljust(self.id_keys.itemsize, b"\0") for key in self.id_keys.tolist()]
-        sources = [bytes.fromhex(key) for key in self.sources]
-        write_hashes(_uri(output_uri, self.request_id, ".parquet"), keys, sources, storage)
+        owners = padded_id_keys(self.sources.values())
+        sources = [
+            Hash("source", bytes.fromhex(key), owner if recording_id else None)
+            for (key, recording_id), owner in zip(self.sources.items(), owners, strict=True)
+        ]
+        ids = [Hash("id", key, None) for key in padded_id_keys(self.ids)]
+        write_hashes(_uri(output_uri, self.request_id, ".parquet"), [*ids, *sources], storage)
 
     def finish(self, record: Mapping[str, Any], output_uri: str, storage: Storage) -> None:
         """Stores the record, then deletes the request."""

@@ -116,7 +116,7 @@ class _Found:
 
     ids: set[str] = field(default_factory=set)
     uris: set[str] = field(default_factory=set)
-    sources: set[bytes] = field(default_factory=set)
+    sources: dict[bytes, str] = field(default_factory=dict)
     label_sources: set[bytes] = field(default_factory=set)
     call_ids: set[str] = field(default_factory=set)
     members: set[str] = field(default_factory=set)
@@ -128,7 +128,7 @@ class _Found:
         """Adds a row of transcripts or of a plan."""
         location = row["location"]
         self.ids.add(row["recording_id"])
-        self.sources.add(source_key(row["uri"], location))
+        self.sources[source_key(row["uri"], location)] = row["recording_id"]
         if not location or all(value is None for value in location.values()):
             self.uris.add(row["uri"])  # else the file has other recordings too
         if location and location["row"] is not None:
@@ -176,9 +176,10 @@ def select_recordings(
         requested_at=now.isoformat(timespec="seconds"),
         ids=sorted(found.ids | {name for name in exact if not is_absolute(name)}),
         uris=sorted(found.uris),
-        sources=sorted(
-            key.hex() for key in found.sources | {source_key(redact(normalize(one)), None) for one in exact}
-        ),
+        sources={
+            key.hex(): found.sources.get(key, "")
+            for key in sorted(found.sources.keys() | {source_key(redact(normalize(one)), None) for one in exact})
+        },
         label_sources=sorted(key.decode() for key in found.label_sources),
         call_ids=sorted(found.call_ids),
         members=sorted(found.members),

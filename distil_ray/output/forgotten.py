@@ -5,18 +5,19 @@
     OUTPUT/forgotten/<request>.pending.json    ids and URIs, while the request is not finished
 
 A listed recording is forgotten if its id, or its URI with its place in the file, has one of the hashes, whatever the
-version of its audio. A hash does not give the id back, but whoever can guess an id can compare it.
+version of its audio. The hash of a source comes with that of its recording's id, so that both can be allowed again. A
+hash does not give the id back, but whoever can guess an id can compare it.
 """
 
 import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,7 +36,8 @@ PENDING = ".pending.json"
 RECORD = ".json"
 BATCH_ROWS = 16_384  # recordings taken from a listing at once
 
-_HASHES = pa.schema([("kind", pa.string()), ("hash", pa.binary(KEY_BYTES))])
+# "recording" of a source: the hash of the id that has it; null if no row had it, and in files of earlier versions.
+_HASHES = pa.schema([("kind", pa.string()), ("hash", pa.binary(KEY_BYTES)), ("recording", pa.binary(KEY_BYTES))])
 _PLACE = ("member", "row_group", "row", "start_s", "length_s", "channel")  # fields of a location that name a recording
 
 
@@ -71,8 +73,8 @@ class Forgotten:
         hashes: dict[str, list[bytes]] = {"id": [], "source": []}
         for uri in uris:
             if uri.endswith(".parquet"):
-                for kind, value in _read_hashes(uri, storage):
-                    hashes[kind].append(value)
+                for each in _read_hashes(uri, storage):
+                    hashes[each.kind].append(each.value)
         ids, sources = (np.sort(np.array(values, KEY)) for values in hashes.values())
         pending = (uri.rsplit("/", 1)[-1].removesuffix(PENDING) for uri in uris if uri.endswith(PENDING))
         return cls(ids, sources, tuple(pending))
@@ -104,29 +106,56 @@ class Remembered:
             yield from (one for one, is_gone in zip(batch, gone.tolist(), strict=True) if not is_gone)
 
 
-def write_hashes(uri: str, ids: Sequence[bytes], sources: Sequence[bytes], storage: Storage) -> None:
+class Hash(NamedTuple):
+    """A hash in a file: `kind` is "id" or "source"; `recording` is the hash of the id that a source belongs to."""
+
+    kind: str
+    value: bytes
+    recording: bytes | None
+
+
+def padded_id_keys(ids: Iterable[str]) -> list[bytes]:
+    """Returns `id_keys` of the ids as bytes of equal length, in order: numpy drops zeros at the end."""
+    return [bytes(key).ljust(KEY_BYTES, b"\0") for key in id_keys(list(ids)).tolist()]
+
+
+def write_hashes(uri: str, hashes: Sequence[Hash], storage: Storage) -> None:
     """Writes a file of hashes, or deletes it if there are none."""
-    if not ids and not sources:
+    if hashes:
+        columns = zip(*hashes, strict=True)
+        storage.put(uri, to_parquet_bytes(pa.table([list(column) for column in columns], schema=_HASHES)))
+    else:
         storage.delete_file(uri)
-        return
-    kinds = ["id"] * len(ids) + ["source"] * len(sources)
-    storage.put(uri, to_parquet_bytes(pa.table([kinds, [*ids, *sources]], schema=_HASHES)))
 
 
-def allow_again(ids: Sequence[bytes], sources: Sequence[bytes], output_uri: str, storage: Storage) -> tuple[int, int]:
-    """Removes hashes, so that their recordings are transcribed again. Returns the numbers of ids and of sources."""
-    removed = {"id": 0, "source": 0}
-    unwanted = {"id": set(ids), "source": set(sources)}
+def allow_again(names: Collection[str] | None, output_uri: str, storage: Storage) -> tuple[int, int]:
+    """Removes hashes, so that their recordings are transcribed again.
+
+    Args:
+        names: Ids and URIs without credentials of recordings; None: all that were forgotten.
+        output_uri: The output.
+        storage: Storage of the output.
+
+    Returns:
+        The numbers of ids and of sources.
+    """
+    ids = set(padded_id_keys(names or ()))
+    sources = {source_key(name, None) for name in names or ()}
+    removed = Counter[str]()
     for entry in list(storage.list_files(join(output_uri, FORGOTTEN_FOLDER))):
         if not entry.uri.endswith(".parquet"):
             continue
         found = _read_hashes(entry.uri, storage)
-        kept = [(kind, value) for kind, value in found if value not in unwanted[kind]]
-        if len(kept) < len(found):
-            for kind in removed:
-                removed[kind] += sum(one == kind for one, _ in found) - sum(one == kind for one, _ in kept)
-            left = {name: [value for kind, value in kept if kind == name] for name in removed}
-            write_hashes(entry.uri, left["id"], left["source"], storage)
+        # Whoever names a recording by its id or by its URI means both: each of them alone would keep it away.
+        own = ids | ({each.recording for each in found if each.value in sources} - {None})
+        allowed = [
+            names is None
+            or (each.value in own if each.kind == "id" else each.value in sources or each.recording in own)
+            for each in found
+        ]
+        if any(allowed):
+            removed.update(each.kind for each, is_allowed in zip(found, allowed, strict=True) if is_allowed)
+            write_hashes(entry.uri, [each for each, gone in zip(found, allowed, strict=True) if not gone], storage)
     return removed["id"], removed["source"]
 
 
@@ -141,12 +170,13 @@ def rows_forgotten_since(moment: datetime, output_uri: str, storage: Storage) ->
     return total
 
 
-def _read_hashes(uri: str, storage: Storage) -> list[tuple[str, bytes]]:
+def _read_hashes(uri: str, storage: Storage) -> list[Hash]:
     try:
-        table = open_parquet(io.BytesIO(storage.read(uri))).read(["kind", "hash"])
+        table = open_parquet(io.BytesIO(storage.read(uri))).read()
     except (pa.ArrowException, OSError) as error:
         raise RunError(
             f"{uri}: cannot be read as Parquet ({' '.join(str(error).split())[:300]}). Its recordings would be"
             " transcribed again: restore it, or delete it if they may be"
         ) from error
-    return list(zip(table["kind"].to_pylist(), table["hash"].to_pylist(), strict=True))
+    columns = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in _HASHES.names]
+    return [Hash(*row) for row in zip(*columns, strict=True)]

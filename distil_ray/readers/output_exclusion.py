@@ -18,7 +18,10 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import is_remote, join, normalize, parent
 
 # Folders and files that runs write below output.uri; tests compare them with the constants of `distil_ray.output`.
-OUTPUT_NAMES = ("transcripts", "runs", "ledger", INDEX_FOLDER, "_lease.json")
+OUTPUT_NAMES = (
+    *("transcripts", "runs", "ledger", "statistics", "forgotten", INDEX_FOLDER, "_lease.json"),
+    *("dataset/data", "dataset/rejected", "labels/plan"),
+)
 IGNORED_AS = "file of the output"
 
 OnSpecial = Callable[[str, str], None]

@@ -102,7 +102,10 @@ def test_members_failed_rows_patterns_and_files_of_names(output: str, tmp_path: 
     assert "verdict        no differences" in _verify(output)
 
 
-def test_a_run_does_not_transcribe_it_again_until_it_is_allowed(output: str, run_on: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", [f"{SECRET}.wav", f"{{audio}}/{SECRET}.wav"], ids=["id", "path"])
+def test_a_run_does_not_transcribe_it_again_until_it_is_allowed(
+    output: str, run_on: Run, tmp_path: Path, name: str
+) -> None:
     forget(output, f"recordings={SECRET}.wav")
     record(tmp_path / "audio", SECRET, seed=1)  # a new version is still the same recording
 
@@ -115,11 +118,17 @@ def test_a_run_does_not_transcribe_it_again_until_it_is_allowed(output: str, run
     run_on(FIRST + timedelta(3), f"input.uri=[{tmp_path}/audio,{tmp_path}/audio/{SECRET}.wav]")
     assert f"{SECRET}.wav" not in _texts(output), "under another id it is the same source"
 
-    _, words = forget(output, f"recordings={SECRET}.wav", "allow=true")
-    assert "allowed        1 ids" in words
-    forget(output, f"recordings={tmp_path}/audio/{SECRET}.wav", "allow=true")
+    _, words = forget(output, f"recordings={name.format(audio=tmp_path / 'audio')}", "allow=true")
+    assert "allowed        1 ids and 1 sources" in words
     run_on(FIRST + timedelta(4))
     assert f"{SECRET}.wav" in _texts(output)
+
+
+def test_a_member_of_a_shard_is_allowed_again_by_its_id(output: str, run_on: Run) -> None:
+    forget(output, "recordings=shard.tar/carol-3.wav,bob-1.wav")
+    forget(output, "recordings=shard.tar/carol-3.wav", "allow=true")
+    run_on(FIRST + timedelta(2))
+    assert "shard.tar/carol-3.wav" in _texts(output) and "bob-1.wav" not in _texts(output)
 
 
 def test_a_row_that_a_dead_run_writes_afterwards_is_removed_by_the_next(output: str, run_on: Run) -> None:

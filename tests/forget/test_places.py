@@ -13,7 +13,7 @@ from distil_ray.forget.run_folders import clear_groups, clear_messages
 from distil_ray.forget.selection import Names
 from distil_ray.forget.tree import list_outputs
 from distil_ray.output import block_index
-from distil_ray.output.forgotten import Forgotten, Remembered, rows_forgotten_since, source_key
+from distil_ray.output.forgotten import Forgotten, Remembered, allow_again, rows_forgotten_since, source_key
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_index import IndexUpdate, drop_blocks, read_index
 from distil_ray.storage.storage import Storage
@@ -22,7 +22,7 @@ from tests.support.transcripts import transcript_row, write_transcripts
 
 
 def _request(*ids: str, **more: object) -> Request:
-    return Request("r", "2026-11-22T00:00:00+00:00", ids, [f"/audio/{one}" for one in ids], [], **more)  # type: ignore[arg-type]
+    return Request("r", "2026-11-22T00:00:00+00:00", ids, [f"/audio/{one}" for one in ids], {}, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,10 @@ def test_hashes_know_ids_and_sources_whatever_the_version(tmp_path: Path) -> Non
         requested_at="2026-11-22T00:00:00+00:00",
         ids=["a"],
         uris=[],
-        sources=[source_key("s3://b/t.tar", {"member": "a.flac"}).hex(), source_key("s3://b/x.wav", None).hex()],
+        sources={
+            source_key("s3://b/t.tar", {"member": "a.flac"}).hex(): "a",
+            source_key("s3://b/x.wav", None).hex(): "",
+        },
     )
     request.store_hashes(str(tmp_path), Storage())
     forgotten = Forgotten.read(str(tmp_path), Storage())
@@ -125,6 +128,47 @@ def test_hashes_know_ids_and_sources_whatever_the_version(tmp_path: Path) -> Non
     assert [one.recording_id for one in remembered] == ["c", "d"]
     assert remembered.num_forgotten == 3
     assert not Forgotten.read(str(tmp_path / "none"), Storage()).mask(listed).any()
+
+
+@pytest.mark.parametrize(
+    ("names", "removed", "left"),
+    [
+        (["t.tar/a.flac"], (1, 1), ["b", "c"]),  # the source of a member has no other name
+        (["s3://b/b.wav"], (1, 1), ["a", "c"]),
+        (["b"], (1, 1), ["a", "c"]),
+        (["s3://b/c.wav"], (0, 1), ["a", "b"]),
+        (["unknown"], (0, 0), ["a", "b", "c"]),
+        (None, (2, 3), []),
+    ],
+)
+def test_a_recording_is_allowed_again_by_its_id_or_its_uri(
+    tmp_path: Path, names: list[str] | None, removed: tuple[int, int], left: list[str]
+) -> None:
+    """Recordings that a request knew from rows, and one by its URI alone."""
+    member = {"member": "a.flac"}
+    sources = {
+        source_key("s3://b/t.tar", member).hex(): "t.tar/a.flac",
+        source_key("s3://b/b.wav", None).hex(): "b",
+        source_key("s3://b/c.wav", None).hex(): "",
+    }
+    Request("r", "2026-11-22T00:00:00+00:00", ["t.tar/a.flac", "b"], [], sources).store_hashes(str(tmp_path), Storage())
+    assert allow_again(names, str(tmp_path), Storage()) == removed
+    listed = [
+        Recording("t.tar/a.flac", "s3://b/t.tar", location=AudioLocation(member="a.flac")),
+        Recording("b", "s3://b/b.wav"),
+        Recording("c", "s3://b/c.wav"),
+    ]
+    gone = Forgotten.read(str(tmp_path), Storage()).mask(listed)
+    assert [name for name, is_gone in zip("abc", gone.tolist(), strict=True) if is_gone] == left
+
+
+def test_a_line_of_an_export_ends_at_a_line_feed_only(tmp_path: Path) -> None:
+    """Texts are not escaped, and may contain characters that Unicode takes for the end of a line."""
+    lines = [{"recording_id": "a", "text": "first\u2028second\x85third"}, {"recording_id": "b", "text": "x\u2029y"}]
+    path = tmp_path / "transcripts.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), newline="")
+    assert ExportCleaner(_request("a"), Storage()).clear(str(tmp_path), apply=True) == 1
+    assert json.loads(path.read_text()) == lines[1]
 
 
 def test_a_damaged_file_of_hashes_stops_a_run(tmp_path: Path) -> None:

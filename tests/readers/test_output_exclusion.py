@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import InputConfig
+from distil_ray.evaluation import statistics_index
+from distil_ray.output import ledger_index
+from distil_ray.output.forgotten import FORGOTTEN_FOLDER
 from distil_ray.output.lease import LEASE
+from distil_ray.output.ledger import TRANSCRIPTS
 from distil_ray.output.run_context import RUNS_FOLDER
-from distil_ray.readers.index_cache import IndexCache
+from distil_ray.pseudo_labels.dataset_schema import DATA, DATASET, PLAN, REJECTED_FOLDER
+from distil_ray.readers.index_cache import INDEX_FOLDER, IndexCache
 from distil_ray.readers.listing import list_recordings
 from distil_ray.readers.output_exclusion import IGNORED_AS, OUTPUT_NAMES
 from distil_ray.storage.storage import Storage
@@ -40,12 +45,13 @@ def test_an_output_in_a_folder_of_the_input_is_left_out(
 
 
 def test_an_output_that_is_the_input_leaves_out_only_what_runs_write(tmp_path: Path) -> None:
-    _write(str(tmp_path), ["a.wav", "talks/b.wav", "runs/1/clip.wav", "transcripts/x.wav", LEASE])
+    written = [f"{name}/x.wav" for name in OUTPUT_NAMES if name != LEASE]
+    _write(str(tmp_path), ["a.wav", "dataset/c.wav", "talks/b.wav", *written, LEASE])
 
     names, ignored = _list(str(tmp_path), f"{tmp_path}/")
 
-    assert names == ["a.wav", "talks/b.wav"]
-    assert ignored == {IGNORED_AS: 3}
+    assert names == ["a.wav", "dataset/c.wav", "talks/b.wav"]
+    assert ignored == {IGNORED_AS: len(OUTPUT_NAMES)}
     assert _list(f"{tmp_path}/talks", str(tmp_path))[0] == ["b.wav"]
 
 
@@ -60,4 +66,6 @@ def test_a_symbolic_link_to_the_output_is_seen_through(tmp_path: Path) -> None:
 
 
 def test_what_runs_write_is_what_is_left_out() -> None:
-    assert {"transcripts", RUNS_FOLDER, LEASE} < set(OUTPUT_NAMES)
+    folders = {TRANSCRIPTS, RUNS_FOLDER, INDEX_FOLDER, FORGOTTEN_FOLDER, ledger_index.INDEX.folder}
+    folders |= {statistics_index.INDEX.folder, f"{DATASET}/{DATA}", f"{DATASET}/{REJECTED_FOLDER}", "/".join(PLAN)}
+    assert folders | {LEASE} == set(OUTPUT_NAMES)
