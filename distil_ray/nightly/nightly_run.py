@@ -31,7 +31,7 @@ from distil_ray.nightly import run_records, webhook
 from distil_ray.nightly.assistant_retraining import retrain_assistant
 from distil_ray.nightly.drift import Verdict, check_drift, format_verdict
 from distil_ray.nightly.history_page import load_drift, write_history
-from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, redo_date, replace_rows
+from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, has_redo_files, redo_date, replace_rows
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
@@ -241,7 +241,9 @@ def _transcribe(run: NightlyRun, console: Console, transcriber: type | None, for
         return ExitCode.DONE
     partition = run.config.output.model_copy(update={"partition": run.attempt.day})
     settings = run.config.model_copy(update={"output": partition, "run_id": run.attempt.run_id})
-    return runner.transcribe(settings, console, transcriber, force=force, write_page=False, is_last_step=False)
+    return runner.transcribe(
+        settings, console, transcriber, force=force, write_page=False, is_last_step=False, is_new=True
+    )
 
 
 def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
@@ -372,12 +374,16 @@ def _write_pages(run: NightlyRun | None, console: Console) -> None:
 
 
 def _remove_old(run: NightlyRun, console: Console) -> None:
-    """Removes the run folders of all dates but the latest `nightly.keep_runs`."""
+    """Removes the run folders of all dates but the latest `nightly.keep_runs`; unfinished redos stay."""
     keep = run.config.nightly.keep_runs
     if keep is None:
         return
     attempts = {**run.earlier, run.attempt: set[str]()}
-    old = [one for one in run_records.old_attempts(attempts, keep) if one != run.attempt]
+    old = [
+        one
+        for one in run_records.old_attempts(attempts, keep)
+        if one != run.attempt and not has_redo_files(attempts[one])
+    ]
     if not old:
         return
     with acquire_lease(run.output, run.attempt.run_id, run.config.output.lease_s, run.storage):

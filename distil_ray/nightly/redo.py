@@ -8,7 +8,7 @@ transcripts of the date twice. Rows of recordings that the input no longer lists
 """
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 import pyarrow as pa
@@ -41,10 +41,13 @@ class NotReplacedError(RunError):
 
 def choose_attempt(day: date, attempts: Attempts) -> Attempt:
     """Returns the attempt of the unfinished redo of this date; a new attempt if there is none."""
-    begun = [
-        one for one, names in attempts.items() if one.day == day and any(n.startswith(f"{REDO_FOLDER}/") for n in names)
-    ]
+    begun = [one for one, names in attempts.items() if one.day == day and has_redo_files(names)]
     return max(begun, default=next_attempt(day, attempts))
+
+
+def has_redo_files(names: Iterable[str]) -> bool:
+    """Returns whether a run folder, by the names in it, is that of a redo whose rows have not replaced the old ones."""
+    return any(name.startswith(f"{REDO_FOLDER}/") for name in names)
 
 
 def redo_date(

@@ -75,6 +75,7 @@ def transcribe(
     force: bool = False,
     write_page: bool = True,
     is_last_step: bool = True,
+    is_new: bool = False,
 ) -> ExitCode:
     """Transcribes the recordings that the output lacks, writes the run folder and prints a summary.
 
@@ -86,6 +87,7 @@ def transcribe(
         force: Take the output's lease although another run seems to hold it.
         write_page: Write report.html at the end. A nightly run writes its own page after the drift check.
         is_last_step: The outcome of the run is final. Otherwise the caller writes it after its later steps.
+        is_new: No other run has had `config.run_id`. If one has by now, nothing is done.
 
     Returns:
         `ExitCode.DONE`, or `TOO_MANY_FAILED` where more recordings failed than `max_failed_fraction` allows.
@@ -99,6 +101,8 @@ def transcribe(
     check_capacity(config)
     run = setup.run
     with _acquire_lease(run, force) as lease:
+        if is_new:
+            _check_new(run)
         _remove_orphans(run, lease, console)
         forgotten = read_forgotten(run, console)
         ledger = _without_forgotten(run, check_output(run), forgotten, lease, console)
@@ -129,6 +133,15 @@ def _acquire_lease(run: Run, force: bool) -> AbstractContextManager[Lease]:
         force=force,
         on_lost=signals.raise_in_main_thread,
     )
+
+
+def _check_new(run: Run) -> None:
+    """Raises `SettingsError` if the run folder exists. To be called while the lease is held."""
+    if next(iter(run.storage.list_files(run.folder_uri)), None) is not None:
+        raise SettingsError(
+            f"{run.folder_uri}: exists, as another process has used this run id since the command was started."
+            " Nothing was done. Start the command again, if it is to run once more"
+        )
 
 
 def _remove_orphans(run: Run, lease: Lease, console: Console) -> None:

@@ -15,6 +15,7 @@ import soundfile
 from rich.console import Console
 
 from distil_ray.commands.main import main
+from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.nightly import nightly_run
@@ -22,6 +23,7 @@ from distil_ray.nightly import redo as redo_module
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline import runner
+from distil_ray.pipeline.setup import RunSetup, prepare_run
 from distil_ray.recognition.base import PCM16
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE, Hypothesis
@@ -442,14 +444,38 @@ def test_run_folders_of_old_dates_are_removed_and_transcripts_stay(run_on: RunOn
     for name in ("2026-10-01.1", "2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "20260101T000000000Z"):
         (runs / name).mkdir(parents=True)
         (runs / name / "config.yaml").touch()
+    (runs / "2026-09-01.2" / "redo").mkdir(parents=True)
+    (runs / "2026-09-01.2" / "redo" / "config.yaml").touch()  # a redo that was killed is finished by the next one
     _record(tmp_path, "a")
     code, words = run_on(FIRST, "nightly.keep_runs=4")
     assert code == ExitCode.DONE
     assert "removed        1 run folders, 2026-10-01.1 to 2026-10-01.1; transcripts stay" in words
     assert {path.name for path in runs.iterdir()} == {
-        *("2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "2026-11-20.1", "20260101T000000000Z")
+        *("2026-11-17.1", "2026-11-18.1", "2026-11-18.2", "2026-11-19.1", "2026-11-20.1", "20260101T000000000Z"),
+        "2026-09-01.2",
     }
     assert _partitions(tmp_path) == {"date=2026-11-20": ["a.wav"]}
+
+
+def test_a_run_whose_id_another_process_has_used_meanwhile_does_nothing(
+    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nightly runs begin at once, and the second one gets the lease when the first has ended."""
+    _record(tmp_path, "a")
+    prepare = prepare_run
+
+    def do_another_run_first(config: Config, console: Console) -> RunSetup:
+        monkeypatch.setattr(runner, "prepare_run", prepare)
+        assert run_on(FIRST)[0] == ExitCode.DONE
+        return prepare(config, console)
+
+    monkeypatch.setattr(runner, "prepare_run", do_another_run_first)
+    code, words = run_on(FIRST)
+    assert code == ExitCode.BAD_SETTINGS
+    assert "another process has used this run id" in words
+    folder = tmp_path / "out/runs" / f"{FIRST}.1"
+    assert json.loads((folder / "nightly_run.json").read_text())["outcome"] == "done"
+    assert (folder / "_SUCCESS").exists() and (folder / "plan").is_dir()
 
 
 def test_partitions_open_in_the_usual_tools_with_their_date(run_on: RunOn, tmp_path: Path) -> None:
