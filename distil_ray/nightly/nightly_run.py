@@ -216,8 +216,8 @@ def _begin(config: Config, day: date, output: str, is_redo: bool, console: Conso
         earlier = run_records.find_attempts(output, storage)
         attempt = choose_attempt(day, earlier) if is_redo else run_records.next_attempt(day, earlier)
         for begun in (one for one in find_unfinished_redos(earlier) if one != attempt):
-            with acquire_lease(output, begun.run_id, config.output.lease_s, storage):
-                replace_rows(begun, output, storage, console)
+            with acquire_lease(output, begun.run_id, config.output.lease_s, storage) as lease:
+                replace_rows(begun, output, storage, console, lease.check)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
     timezone = config.nightly.timezone

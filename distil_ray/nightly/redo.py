@@ -3,20 +3,22 @@
     OUTPUT/runs/2026-11-20.2/redo/     a complete output; a redo that was killed resumes from it
 
 Until the last row is written, readers see only the old rows. The replacement is a series of puts and deletes that can
-each be repeated: the next nightly run, of any date, completes an interrupted one. A redo needs storage for the
+each be repeated: the next nightly run, of any date, completes an interrupted one. A failure does not replace a
+transcript. A redo needs storage for the
 transcripts of the date twice. Rows of recordings that the input no longer lists stay unchanged.
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
 from distil_ray.cli import signals
-from distil_ray.cli.console import log_field
+from distil_ray.cli.console import abbreviate, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.nightly.run_records import Attempt, Attempts, next_attempt, partition_uri
@@ -28,6 +30,7 @@ from distil_ray.pipeline.setup import check_output, prepare_run
 from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
+from distil_ray.types import Status
 
 REDO_FOLDER = "redo"
 COMPLETE = "_COMPLETE"  # marker in the redo folder: all rows are written and may replace the old ones
@@ -90,7 +93,7 @@ def redo_date(
                 )
             lease.check()
             storage.put(join(side.uri, COMPLETE), b"")
-        replace_rows(attempt, output, storage, console)
+        replace_rows(attempt, output, storage, console, lease.check)
 
 
 def find_unfinished_redos(attempts: Attempts) -> list[Attempt]:
@@ -98,17 +101,33 @@ def find_unfinished_redos(attempts: Attempts) -> list[Attempt]:
     return sorted(one for one, names in attempts.items() if f"{REDO_FOLDER}/{COMPLETE}" in names)
 
 
-def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Console) -> None:
+def replace_rows(
+    attempt: Attempt, output: str, storage: Storage, console: Console, check: Callable[[], object]
+) -> None:
     """Moves the rows of a redo into the partition of its date, in place of the old rows, and then its run folder.
 
-    Each step can be repeated after an interruption. The redo folder is deleted last.
+    A recording that failed keeps its old row, unless that failed too. Each step can be repeated after an interruption.
+    The redo folder is deleted last. `check` raises an error if this process may no longer write (`Lease.check`).
     """
     side, partition = _redo_uri(output, attempt), partition_uri(output, attempt.day)
     aside = partition_uri(side, attempt.day)
-    ids = pa.array(set(_ids(aside, storage)), pa.string())
+    kept = _ids_with_better_rows(attempt.run_id, aside, partition, storage)
+    ids = pa.array(set(_ids(aside, storage)) - kept, pa.string())
     for uri in list_data_files(aside, storage):
-        storage.put(join(partition, uri.rsplit("/", 1)[-1]), storage.read(uri))
+        table = open_parquet(io.BytesIO(storage.read(uri))).read()
+        rows = table.filter(pc.is_in(table["recording_id"], value_set=ids))
+        if rows.num_rows:
+            check()
+            storage.put(join(partition, uri.rsplit("/", 1)[-1]), to_parquet_bytes(rows))
+    check()
     _remove_replaced_rows(ids, attempt.run_id, partition, storage)
+    if kept:
+        log_field(
+            "kept",
+            f"{len(kept):,} rows of recordings that failed this time: {abbreviate(sorted(kept), len(kept))}",
+            console,
+            num_rows=len(kept),
+        )
     folder = join(side, RUNS_FOLDER, attempt.run_id)
     for entry in storage.list_files(folder):
         storage.put(
@@ -125,6 +144,19 @@ def replace_rows(attempt: Attempt, output: str, storage: Storage, console: Conso
     )
 
 
+def _ids_with_better_rows(run_id: str, aside: str, partition: str, storage: Storage) -> set[str]:
+    """Returns the recordings that have failed in the redo `run_id`, and whose old row has not."""
+    columns = ["recording_id", "status", "run_id"]
+    failed = {row["recording_id"] for row in _rows(aside, columns, storage) if row["status"] == Status.FAILED}
+    if not failed:
+        return failed
+    return {
+        row["recording_id"]
+        for row in _rows(partition, columns, storage)
+        if row["run_id"] != run_id and row["status"] != Status.FAILED and row["recording_id"] in failed
+    }
+
+
 def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: Storage) -> None:
     """Removes the rows of these recordings that other runs wrote into the partition."""
     for uri in list(list_data_files(partition, storage)):
@@ -139,9 +171,15 @@ def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: S
 
 def _ids(folder: str, storage: Storage) -> Iterator[str]:
     """Yields the recording ID of every row in a partition."""
+    for row in _rows(folder, ["recording_id"], storage):
+        yield row["recording_id"]
+
+
+def _rows(folder: str, columns: list[str], storage: Storage) -> Iterator[dict[str, Any]]:
+    """Yields some columns of the rows in a partition."""
     for uri in list_data_files(folder, storage):
         with storage.open(uri) as file:
-            yield from open_parquet(file).read(["recording_id"])["recording_id"].to_pylist()
+            yield from open_parquet(file).read(columns).to_pylist()
 
 
 def _redo_uri(output: str, attempt: Attempt) -> str:

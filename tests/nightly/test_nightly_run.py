@@ -345,6 +345,21 @@ def _texts(folder: Path) -> dict[str, tuple[str, str]]:
     return {row["recording_id"]: (row["run_id"], row["text"]) for row in rows}
 
 
+def test_a_failure_of_a_redo_does_not_replace_a_transcript(run_on: RunOn, tmp_path: Path) -> None:
+    _record(tmp_path, "a", "b")
+    run_on(FIRST)
+    (tmp_path / "audio" / "b.wav").write_bytes(b"no audio any more")
+    code, words = run_on(TOMORROW, redo=FIRST, transcriber=LowLogprobTranscribe)
+    assert code == ExitCode.DONE
+    assert "kept           1 rows of recordings that failed this time: b.wav" in words
+    files = (tmp_path / "out/transcripts/date=2026-11-20").iterdir()
+    rows = [row for path in files for row in pq.ParquetFile(path).read().to_pylist()]
+    assert sorted((row["recording_id"], row["run_id"], row["status"]) for row in rows) == [
+        ("a.wav", "2026-11-20.2", "ok"),
+        ("b.wav", "2026-11-20.1", "ok"),
+    ]
+
+
 def test_a_redo_with_too_many_failures_replaces_nothing(run_on: RunOn, tmp_path: Path) -> None:
     _record(tmp_path, "a", "b")
     run_on(FIRST)
