@@ -122,7 +122,7 @@ class PyAVBackend:
         self.missing_s = 0.0
         self.claims_audio = bool(opened.duration and opened.duration > 0)
         exact = (self.format in EXACT and self._knows_length) or (self.format == "mp3" and self._exact_mp3)
-        self.declared_s = opened.duration / av.time_base if exact and opened.duration is not None else None
+        self.declared_s = _declared_s(opened) if exact else None
         self._origin_s = self._find_origin()
         self._timeline = Timeline(float(self._stream.time_base or 0), self._origin_s)
         self._end_s = 0.0  # end of the container's last packet
@@ -274,6 +274,15 @@ class PyAVBackend:
             missing_s = self.declared_s - (reached_s - min(0, self._container.start_time or 0) / av.time_base)
             if missing_s > TOLERANCE_S + TOLERANCE * self.declared_s:
                 self.missing_s = missing_s
+
+
+def _declared_s(container: InputContainer) -> float | None:
+    """Returns the duration that a container states, in seconds; None if it states none."""
+    if container.format.name == "asf":
+        # FFmpeg adds the start of the stream that begins last to the duration of the container.
+        lengths = (float((each.duration or 0) * (each.time_base or 0)) for each in container.streams)
+        return max(lengths, default=0.0) or None
+    return None if container.duration is None else container.duration / av.time_base
 
 
 class _BlockBuffer:

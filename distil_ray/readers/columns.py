@@ -5,6 +5,7 @@ tables with audio and of JSON beside audio share these rules. NaN and infinite n
 pandas and Arrow write missing values as NaN; the text "nan" may be a word and is kept.
 """
 
+import ast
 import json
 import math
 from collections.abc import Mapping
@@ -93,12 +94,22 @@ def parse_prompt_cells(where: str, columns: Mapping[str, str | None], cells: Map
     text = "" if cells["prompt"] is None else cell_to_text(cells["prompt"]).strip()
     hotwords = cells["hotwords"] or ()
     if isinstance(hotwords, str):
-        hotwords = hotwords.split(",")
+        hotwords = _parse_list(hotwords) if hotwords.strip().startswith("[") else hotwords.split(",")
     if not isinstance(hotwords, (list, tuple)) or not all(isinstance(word, str) for word in hotwords):
         found = quote_cell(cells["hotwords"])
         raise RowError(f"{where}: {columns['hotwords']} must be a list of texts, or texts with commas, found {found}")
     words = tuple(word.strip() for word in hotwords if word.strip())
     return Prompt(text, words) if text or words else None
+
+
+def _parse_list(text: str) -> Any:
+    """Returns a list that was written as JSON or, by pandas, as Python writes it; else the text."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            pass
+    return text
 
 
 def parse_seconds_cell(where: str, column: str | None, value: Any) -> float | None:

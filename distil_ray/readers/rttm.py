@@ -5,7 +5,8 @@ A line has ten fields separated by blanks:
     SPEAKER call-7 1 12.500 3.250 <NA> <NA> alice <NA> <NA>
 
 They are type, name of the audio, channel (from 1), start and duration in seconds of the file, two unused fields,
-speaker, and two unused fields. Lines of the other types of RTTM and comments (``;;``) are skipped. Every other line is
+speaker, and two unused fields, of which older files have one. Kaldi and SpeechBrain write channel 0 in all lines: it
+counts as ``<NA>``. Lines of the other types of RTTM and comments (``;;``) are skipped. Every other line is
 an error that names file and line, and fails the recordings of that file: a skipped line would give its words to
 somebody else.
 
@@ -31,7 +32,7 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import AudioLocation, Recording, SpeakerTurn
 
 EXTENSION = ".rttm"
-NUM_FIELDS = 10
+NUM_FIELDS = (9, 10)
 NO_VALUE = "<NA>"
 CACHED_FILES = 64  # parsed files that are kept for the recordings that follow: segments and channels share one
 OTHER_TYPES = re.compile("SEGMENT|NOSCORE|NO_RT_METADATA|LEXEME|NON-LEX|NON-SPEECH|FILLER|EDIT|IP|SU|CB|A/P|SPKR-INFO")
@@ -59,22 +60,31 @@ def parse_rttm(lines: Iterable[str], uri: str) -> list[RttmTurn]:
         RowError: A line is wrong; the message has file and line.
     """
     turns = []
+    where_zero = where_other = ""
     for number, line in enumerate(lines, 1):
         fields = line.split()
         if not fields or fields[0].startswith(";;") or OTHER_TYPES.fullmatch(fields[0]):
             continue
-        turns.append(_parse_line(fields, f"{uri} line {number}"))
+        where = f"{uri} line {number}"
+        turn = _parse_line(fields, where)
+        if turn.channel == 0:
+            where_zero, turn = where, replace(turn, channel=None)
+        elif turn.channel is not None:
+            where_other = where
+        if where_zero and where_other:
+            raise RowError(f"{where}: channels count from 1, but {where_zero} has channel 0 and {where_other} another")
+        turns.append(turn)
     return turns
 
 
 def _parse_line(fields: list[str], where: str) -> RttmTurn:
     if fields[0] != "SPEAKER":
         raise RowError(f"{where}: must begin with SPEAKER or another type of RTTM, found {quote_short(fields[0])}")
-    if len(fields) != NUM_FIELDS:
-        raise RowError(f"{where}: a SPEAKER line has {NUM_FIELDS} fields, found {len(fields)}")
-    _, file_name, channel, start, duration, _, _, speaker, _, _ = fields
+    if len(fields) not in NUM_FIELDS:
+        raise RowError(f"{where}: a SPEAKER line has {' or '.join(map(str, NUM_FIELDS))} fields, found {len(fields)}")
+    _, file_name, channel, start, duration, _, _, speaker, *_ = fields
     start_s, duration_s = _parse_seconds(start, "start", where), _parse_seconds(duration, "duration", where)
-    if channel != NO_VALUE and not (channel.isascii() and channel.isdecimal() and int(channel)):
+    if channel != NO_VALUE and not (channel.isascii() and channel.isdecimal()):
         raise RowError(f"{where}: the channel must be a number from 1 or {NO_VALUE}, found {quote_short(channel)}")
     if speaker == NO_VALUE:
         raise RowError(f"{where}: names no speaker ({NO_VALUE})")

@@ -50,6 +50,7 @@ MAX_UNTRANSCRIBED_S = 1.0  # seconds of speech after the end of a text; with mor
 # that only the repetition reveals it.
 MAX_LOOP_PERIOD = 40  # tokens
 MIN_LOOP_TOKENS = 12  # over all repetitions: "no, no, no" is speech
+MAX_TOKENS_AFTER_LOOP = 8  # where the text has more letters than anyone could say
 LONG_LOOP_PERIOD = 8  # tokens; a period of this length counts from two repetitions on, a shorter one from three
 
 MAX_LETTERS_PER_S = 25.0  # the fastest of 227 clips of clean read English has 16
@@ -129,12 +130,14 @@ def text_flags(
         duration_s: Length of the chunk in seconds.
         options: Thresholds.
     """
+    is_unspeakable = count_letters(text) > MAX_LETTERS_PER_S * duration_s
+    has_loop = has_repetition_loop(tokens) or (is_unspeakable and find_unspeakable_loop(tokens) is not None)
     found = (
         (MAX_TOKENS_REACHED, not ended),
-        (REPETITION_LOOP, has_repetition_loop(tokens)),
+        (REPETITION_LOOP, has_loop),
         (HIGH_COMPRESSION_RATIO, ratio > options.compression_ratio_threshold),
         (LOW_LOGPROB, mean_logprob < options.logprob_threshold),
-        (HIGH_CHAR_RATE, count_letters(text) > MAX_LETTERS_PER_S * duration_s),
+        (HIGH_CHAR_RATE, is_unspeakable),
         (HALLUCINATION_PHRASE, is_hallucination_phrase(text, no_speech_prob)),
     )
     return tuple(flag for flag, applies in found if applies)
@@ -176,6 +179,15 @@ def cut_repetition_loop(tokens: Sequence[int]) -> Sequence[int]:
             begin -= 1
         kept = tokens[: begin + period]
     return kept
+
+
+def find_unspeakable_loop(tokens: Sequence[int]) -> int | None:
+    """Returns the number of first tokens that end in a repetition loop, followed by a few others; None without one.
+
+    For a text with more letters than anyone could say: what follows the loop is then as unreliable as the loop.
+    """
+    lengths = range(len(tokens), max(0, len(tokens) - MAX_TOKENS_AFTER_LOOP) - 1, -1)
+    return next((length for length in lengths if has_repetition_loop(tokens[:length])), None)
 
 
 def _loop_period(tokens: Sequence[int]) -> int:

@@ -18,6 +18,7 @@ from distil_ray.recognition.quality_flags import (
     REPETITION_LOOP,
     UNTRANSCRIBED_SPEECH,
     cut_repetition_loop,
+    find_unspeakable_loop,
     text_flags,
 )
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment
@@ -107,7 +108,8 @@ def compose_hypothesis(
         )
         is_unspoken = MAX_TOKENS_REACHED in flags or HIGH_CHAR_RATE in flags
         if options.cut_loops and REPETITION_LOOP in flags and is_unspoken:
-            ids = tokens.truncate(ids, len(cut_repetition_loop(words)))
+            loop = words[: find_unspeakable_loop(words) if HIGH_CHAR_RATE in flags else None]
+            ids = tokens.truncate(ids, len(cut_repetition_loop(loop)))
             text = tokens.decode(ids)
     segments: tuple[Segment, ...] | None = None
     if options.timestamps != "none":

@@ -56,16 +56,18 @@ def write_container(
     *,
     rate: int = S,
     video_s: float = 0.0,
+    video_start_s: float = 0.0,
     form: str | None = None,
 ) -> None:
     """A container whose audio packets have the time stamps that `stamp` makes of their own, beside `video_s` seconds
-    of video. `path` may be an object that can only be written to, like a pipe."""
+    of video from `video_start_s` on. `path` may be an object that can only be written to, like a pipe."""
     with av.open(str(path) if isinstance(path, Path) else path, "w", format=form) as container:
         video = container.add_stream("mpeg4", rate=10) if video_s else None
         stream = cast(Any, container.add_stream(codec, rate=rate, layout="mono"))
         if codec != "flac":
             stream.bit_rate = 64_000
-        packets = [(float(p.pts * p.time_base), p, video) for p in _video_packets(video, video_s)] if video else []
+        frames = _video_packets(video, video_s) if video else ()
+        packets = [(video_start_s + float(p.pts * p.time_base), p, video) for p in frames]
         for packet in _audio_packets(stream, at_rate(pcm, rate), rate):
             packets.append((stamp(float(packet.pts * packet.time_base)), packet, stream))
         for seconds, packet, of in sorted(packets, key=lambda entry: entry[0]):

@@ -143,3 +143,12 @@ def test_a_change_of_rate_keeps_the_time() -> None:
     assert line.silence_before(1000, 48_000, 4800) == 0
     assert line.seconds == pytest.approx(1.0)
     assert line.silence_before(3000, 48_000, 4800) == 2 * 48_000
+
+
+def test_a_complete_file_whose_video_begins_later_is_complete(tmp_path: Path) -> None:
+    """FFmpeg adds that start to the duration of ASF containers."""
+    path = tmp_path / "late.asf"
+    write_container(path, "wmav2", RECORDING, rate=44_100, video_s=6.0, video_start_s=5.0, form="asf")
+    pcm, result = decode(path)
+    assert result.error_kind is None, result
+    assert abs(len(pcm) - len(RECORDING)) < 0.1 * S

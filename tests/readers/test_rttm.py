@@ -67,10 +67,11 @@ def test_a_wrong_file_fails_its_recording_and_no_other(place: Place) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("SPEAKER a 1 0 1 <NA> <NA> x <NA>", "10 fields, found 9"),
+        ("SPEAKER a 1 0 1 <NA> <NA> x", "9 or 10 fields, found 8"),
+        ("SPEAKER a 1 0 1 <NA> <NA> x y <NA> <NA>", "9 or 10 fields, found 11"),
         ("SPAEKER a 1 0 1 <NA> <NA> x <NA> <NA>", "SPAEKER"),
         ("SPEAKER a left 0 1 <NA> <NA> x <NA> <NA>", "channel"),
-        ("SPEAKER a 0 0 1 <NA> <NA> x <NA> <NA>", "channel"),
+        ("SPEAKER a -1 0 1 <NA> <NA> x <NA> <NA>", "channel"),
         ("SPEAKER a 1 -1 1 <NA> <NA> x <NA> <NA>", "start"),
         ("SPEAKER a 1 0 nan <NA> <NA> x <NA> <NA>", "duration"),
         ("SPEAKER a 1 0 1 <NA> <NA> <NA> <NA> <NA>", "speaker"),
@@ -92,3 +93,18 @@ def test_a_file_about_other_recordings_is_an_error() -> None:
 
 def _lines(rows: list[dict[str, object]]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.mark.parametrize("ending", [" <NA> <NA>", " <NA>"], ids=["10 fields", "9 fields"])
+def test_files_of_kaldi_and_speechbrain_name_no_channel(place: Place, ending: str) -> None:
+    """Both write channel 0 in each line; older files have nine fields."""
+    lines = "".join(f"SPEAKER a 0 {start} 0.5 <NA> <NA> {who}{ending}\n" for start, who in ((0, "x"), (1, "y")))
+    root = place({"a.wav": call(2), "a.rttm": lines})
+    turns = (SpeakerTurn(0.0, 0.5, "x"), SpeakerTurn(1.0, 1.5, "y"))
+    assert [one.speaker_turns for one in listed(root, channels="split")] == [turns, turns]
+
+
+def test_channels_0_and_1_in_one_file_are_an_error() -> None:
+    lines = ["SPEAKER a 0 0 1 <NA> <NA> x <NA> <NA>", "SPEAKER a 1 0 1 <NA> <NA> y <NA> <NA>"]
+    with pytest.raises(RowError, match=r"a\.rttm line 2: channels count from 1, but a\.rttm line 1 has channel 0"):
+        parse_rttm(lines, "a.rttm")

@@ -113,6 +113,20 @@ def test_a_loop_that_skips_a_part_of_itself_is_cut_at_its_first_round(stumble: l
     assert kept == [1128, 528, 472, *half]
 
 
+def test_a_loop_with_a_few_tokens_behind_it_is_found_in_a_text_that_nobody_could_say() -> None:
+    loop, tail = [1400, 345, 329, 1719, 502, 13], [1400, 345, 13, 8406, 13]
+    text = "Thank you for having me. " * 27 + "Thank you. Bye."
+    assert not quality_flags.has_repetition_loop([*loop * 27, *tail])
+    assert quality_flags.find_unspeakable_loop([*loop * 27, *tail]) == len(loop) * 27 + 2, "it begins once more"
+    assert quality_flags.find_unspeakable_loop([*range(60)]) is None
+    common: dict[str, Any] = {"ended": True, "mean_logprob": -0.1, "ratio": 1.0, "no_speech_prob": 0.0}
+    for duration_s, expected in ((0.9, {"repetition_loop", "high_char_rate"}), (60.0, set())):
+        flags = quality_flags.text_flags(
+            [*loop * 27, *tail], text, duration_s=duration_s, options=RecognizerOptions(), **common
+        )
+        assert set(flags) == expected
+
+
 def test_a_word_said_three_times_is_no_loop() -> None:
     assert not quality_flags.has_repetition_loop([440, 2068, 11, 1400, 1400, 1400])
     assert not quality_flags.has_repetition_loop([1400, 11, 1400, 11, 1400, 11])

@@ -99,6 +99,17 @@ def test_a_loop_with_times_that_nobody_can_have_spoken_has_what_is_repeated_once
     assert (HIGH_CHAR_RATE in hypothesis.quality_flags) == (num_kept == 1)
 
 
+def test_what_follows_a_loop_that_nobody_can_have_spoken_is_cut_with_it() -> None:
+    tokens = small_tokens()
+    thanks, bye = (tokens.tokenizer.encode(text, add_special_tokens=False).ids for text in (" thank you so", " bye"))
+    decoded = DecodingResult((*thanks * 20, *bye), -4.0, 0.0, ended=True)
+    hypothesis = compose_hypothesis(decoded, 16_000, tokens=tokens, options=RecognizerOptions(cut_loops=True))
+    assert hypothesis.text == "thank you so"
+    assert {REPETITION_LOOP, HIGH_CHAR_RATE} <= set(hypothesis.quality_flags)
+    slow = compose_hypothesis(decoded, 480_000, tokens=tokens, options=RecognizerOptions(cut_loops=True))
+    assert slow.text == "thank you so " * 20 + "bye", "in half a minute it may have been spoken"
+
+
 def test_without_a_threshold_no_words_are_lost() -> None:
     tokens: Tokens = small_tokens()
     words = tokens.tokenizer.encode(" thank you", add_special_tokens=False).ids

@@ -1,10 +1,11 @@
 """Lhotse manifests: cuts, or recordings with supervisions beside them, as JSON lines.
 
-A cut is a part of one recording. Its supervisions, sorted by time, are the reference. Paths are relative to the folder
-of the manifest, then to ``input.base_dir`` (in lhotse they are relative to the working directory). What exists only
-when lhotse computes it (mixed cuts, padding, features, audio in memory, output of commands, changed speed) becomes a
-failed recording; a manifest with nothing else is an error. Write the audio of such cuts to files first
-(``CutSet.save_audios``).
+A cut is a part of one recording. Its supervisions, sorted by time, are the reference, unless one of them begins before
+the cut or ends after it, as in windows of a recording: nobody knows which of its words are in the cut. Paths are
+relative to the folder of the manifest, then to ``input.base_dir`` (in lhotse they are relative to the working
+directory). What exists only when lhotse computes it (mixed cuts, padding, features, audio in memory, output of
+commands, changed speed) becomes a failed recording; a manifest with nothing else is an error. Write the audio of such
+cuts to files first (``CutSet.save_audios``).
 """
 
 from collections import defaultdict
@@ -23,6 +24,7 @@ from distil_ray.storage.uris import parent
 from distil_ray.types import AudioLocation, Recording
 
 REMEDY = "write their audio to files first (CutSet.save_audios)"
+TOLERANCE_S = 0.01  # by which times in a manifest are rounded
 HARMLESS_TRANSFORMS = {"Resample"}  # changes of a recording that change nothing for 16 kHz
 
 
@@ -96,20 +98,28 @@ def _recording(where: str, cut: Row, files: PathResolver) -> Recording:
     try:
         source, channel = _source(where, cut, cut["recording"])
         location = _place(cut, channel)
-        supervisions = sorted(cut.get("supervisions") or (), key=lambda one: parse_seconds(one["start"]) or 0.0)
+        supervisions = sorted(cut.get("supervisions") or (), key=lambda one: float(one["start"]))  # in the cut
         languages = {language_code(cell_to_text(one["language"])) for one in supervisions if one.get("language")}
-        texts = [one["text"] for one in supervisions if one.get("text") is not None]
+        spoken = [one for one in supervisions if one.get("text") is not None]
+        has_reference = bool(spoken) and all(_is_within(one, cut) for one in spoken)
         return Recording(
             recording_id=cell_to_id(cut.get("id")) or redact(source) + format_audio_range(location),
             uri=files.resolve(source, where, "source"),
             location=location,
             duration_s=parse_seconds_cell(where, "duration", cut["duration"]),
             language=languages.pop() if len(languages) == 1 else None,
-            reference=" ".join(map(str, texts)).strip() if texts else None,
+            reference=" ".join(str(one["text"]) for one in spoken).strip() if has_reference else None,
             metadata=_metadata(cut, supervisions),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise _unreadable(where, cut, error) from error
+
+
+def _is_within(supervision: Row, cut: Row) -> bool:
+    """Returns whether all words of a supervision are in its cut: those of windows may begin before or end after it."""
+    start_s = float(supervision["start"])
+    end_s = start_s + float(supervision.get("duration") or 0.0)
+    return start_s >= -TOLERANCE_S and end_s <= float(cut["duration"]) + TOLERANCE_S
 
 
 def _unreadable(where: str, row: Row, error: Exception) -> RowError:

@@ -3,6 +3,8 @@
 With timestamps Whisper often closes a segment well before the end of its window and stops there, for the next window to
 continue from that time (openai/whisper, transcribe.py). A chunk here is not followed by such a window: its remainder,
 from the last timestamp on, is decoded as a chunk of its own, until its end is reached or the remainder has no speech.
+Remainders are short, and Whisper may write sentences for half a second that it cannot understand: a text that nobody
+could say in the time of its remainder does not count.
 `ChunkDecoding` decides that and joins the passes. The module knows tokens, samples and numbers; no model and no loop.
 """
 
@@ -16,6 +18,7 @@ import numpy as np
 from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
+from distil_ray.recognition.quality_flags import MAX_LETTERS_PER_S, count_letters
 from distil_ray.types import SAMPLE_RATE, TokenAlignment
 from distil_ray.whisper.features import MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
@@ -34,6 +37,8 @@ LAST_WORD = (
 BEFORE_END = SAMPLE_RATE // 5
 AFTER_END = SAMPLE_RATE // 20
 LONGEST_REPETITION = 12  # tokens at the beginning of a pass that may repeat those before it, at most
+REMAINDER_MARGIN_S = 0.2  # of speech before a remainder that its first word may contain
+MIN_WORD_END = 3  # letters of the end of a word that a pass may begin with; shorter words end many others
 REPETITION_MARGIN = SAMPLE_RATE // 10  # samples behind the end of a text that its last words may last
 
 
@@ -77,7 +82,7 @@ class ChunkDecoding:
     def add(self, latest: DecodingPass) -> int | None:
         """Adds a pass. Returns the first sample of the next pass, or None once the chunk is complete.
 
-        A silent pass and a pass without text complete a chunk.
+        A silent pass, one without text and one with more text than anyone could say complete a chunk.
         """
         is_text = has_text(latest.decoded, self._tokens)
         if not self._passes:
@@ -86,6 +91,8 @@ class ChunkDecoding:
             added = drop_repeated_words(
                 self._passes[-1], max(self._end or 0, self._timestamp_end), latest, self._tokens
             )
+            if self._is_unspeakable(added):
+                return None
             self._passes += [added] if has_text(added.decoded, self._tokens) else []
         if latest.is_silent:
             self._end = len(self.pcm)
@@ -112,6 +119,11 @@ class ChunkDecoding:
     def result(self) -> DecodingResult:
         """Returns all passes as if they were one: times count from the first sample of the chunk."""
         return self._passes[0].decoded if len(self._passes) == 1 else join_passes(self._passes, self._tokens)
+
+    def _is_unspeakable(self, latest: DecodingPass) -> bool:
+        """Returns whether a text of a remainder has more letters than anyone could say in it."""
+        seconds = (len(self.pcm) - latest.start) / SAMPLE_RATE + REMAINDER_MARGIN_S
+        return count_letters(self._tokens.decode(latest.decoded.tokens)) > MAX_LETTERS_PER_S * seconds
 
     def _speech_after(self, start: int) -> float:
         """Returns the seconds of speech from sample `start` to the end of what is needed."""
@@ -187,22 +199,49 @@ def drop_repeated_words(before: DecodingPass, end: int, latest: DecodingPass, to
     """Returns `latest` without the words at its beginning that repeat the last ones of the pass `before`.
 
     As a pass may begin a little before the end of the text so far, at sample `end` of the chunk at the latest, it may
-    contain the last word again. Words count as repeated if their audio ends there: a word that is said twice is kept.
-    Without an alignment nothing is dropped.
+    contain the last word again, or the end of it. Words count as repeated if their audio ends there: a word that is
+    said twice is kept. Without an alignment nothing is dropped.
     """
     alignment = latest.decoded.alignment
     if alignment is None:
         return latest
     last = [word for token in before.decoded.tokens if (word := _letters(token, tokens))][-LONGEST_REPETITION:]
     first = [(i, word) for i, token in enumerate(latest.decoded.tokens) if (word := _letters(token, tokens))]
-    for length in range(min(len(first), len(last)), 0, -1):
-        index, _ = first[length - 1]
-        is_in_time = latest.start + alignment.ends[index] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN
-        if is_in_time and [word for _, word in first[:length]] == last[-length:]:
-            return _drop_text_before(
-                latest, index + 1 + _num_punctuation_tokens(latest.decoded.tokens[index + 1 :], tokens), tokens
-            )
-    return latest
+    in_time = [latest.start + alignment.ends[i] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN for i, _ in first]
+    lengths = (
+        length
+        for length in range(min(len(first), len(last)), 0, -1)
+        if in_time[length - 1] and [word for _, word in first[:length]] == last[-length:]
+    )
+    num = next(lengths, 0) or _num_tokens_of_word_end(before.decoded.tokens, latest.decoded.tokens, tokens)
+    if not num or not in_time[num - 1]:
+        return latest
+    index = first[num - 1][0]
+    punctuation = _num_punctuation_tokens(latest.decoded.tokens[index + 1 :], tokens)
+    return _drop_text_before(latest, index + 1 + punctuation, tokens)
+
+
+def _num_tokens_of_word_end(before: Sequence[int], latest: Sequence[int], tokens: Tokens) -> int:
+    """Returns how many of the first tokens with letters are a word that is the end of the last word of `before`.
+
+    0 if there is no such word. Words are told apart by spaces; other languages have none.
+    """
+    last = first = ""
+    for token in reversed(before):
+        last = _letters(token, tokens) + last
+        if last and _begins_word(token, tokens):
+            break
+    num = 0
+    for token in latest:
+        if first and (token >= tokens.eot or _begins_word(token, tokens)):
+            break
+        first += _letters(token, tokens)
+        num += bool(_letters(token, tokens))
+    return num if MIN_WORD_END <= len(first) < len(last) and last.endswith(first) else 0
+
+
+def _begins_word(token: int, tokens: Tokens) -> bool:
+    return token < tokens.eot and tokens.tokenizer.decode([token]).startswith(" ")
 
 
 def _letters(token: int, tokens: Tokens) -> str:

@@ -37,23 +37,29 @@ def lines(*rows: Row) -> bytes:
 def test_cuts_are_segments_with_the_text_of_their_supervisions(place: Place) -> None:
     one = supervision("GO", language="English", speaker="s1", gender="f", custom={"snr": 7.5, "codes": [1]})
     two = [supervision("ON", 1.5, speaker="s2"), supervision("HOLD", 0.5, speaker="s1"), supervision(None, 3.0)]
+    across = [supervision("AND", -0.25), supervision("SO", 1.0, speaker="s2")]
     rows = [
         cut("whole", supervisions=[one], custom={"room": "a"}),
-        cut("part", 2.25, 1.5, supervisions=two),
+        cut("part", 2.25, 2.5, supervisions=two[:2]),
+        cut("window", 2.0, 4.0, supervisions=across),
+        cut("tail", 2.0, 1.5, supervisions=across[1:]),
         cut("left", recording=recording(channels=2), channel=1),
         cut("mix", recording=recording(channels=2), channel=[0, 1], type="MultiCut"),
     ]
     root = place({"audio/a.wav": b"12345", "cuts.jsonl.gz": gzip.compress(lines(*rows)), "cuts.jsonl": lines(*rows)})
     for name in ("cuts.jsonl", "cuts.jsonl.gz"):
-        whole, part, left, mix = listed(f"{root}/{name}")
+        whole, part, window, tail, left, mix = listed(f"{root}/{name}")
         assert (whole.recording_id, whole.location, whole.source_size, whole.duration_s) == ("whole", None, 5, 10.0)
         assert (whole.reference, whole.language) == ("GO", "en")
         assert whole.metadata == {"speaker": "s1", "gender": "f", "snr": "7.5", "room": "a"}
-        assert (part.location, part.duration_s) == (Part(start_s=2.25, length_s=1.5), 1.5)
+        assert (part.location, part.duration_s) == (Part(start_s=2.25, length_s=2.5), 2.5)
         assert (part.reference, part.metadata) == ("HOLD ON", {"speaker": "s1, s2"})
+        # A window of a recording, as `CutSet.cut_into_windows` makes it, has a part of a supervision at its edges.
+        assert (window.error, window.reference, window.location) == (None, None, Part(start_s=2.0, length_s=4.0))
+        assert (tail.error, tail.reference, tail.metadata) == (None, None, {"speaker": "s2"})
         assert (left.location, left.reference) == (Part(channel=1), None)
         assert mix.location is None
-        assert {one.uri for one in (whole, part, left, mix)} == {f"{root}/audio/a.wav"}
+        assert {one.uri for one in (whole, part, window, tail, left, mix)} == {f"{root}/audio/a.wav"}
 
 
 def test_one_channel_of_several_files_is_the_file_that_holds_it(tmp_path: Path) -> None:

@@ -93,11 +93,15 @@ def test_prompts_and_hotwords_belong_to_a_recording_and_its_version(place: Place
 
 
 def test_hotwords_may_be_a_list_and_nothing_else(place: Place) -> None:
-    rows = [{"id": str(i), "uri": "b.wav", "hotwords": cell} for i, cell in enumerate((["ä, b", " "], 7))]
+    cells = (["ä, b", " "], 7, '["Foo", "Bar, Baz"]', "['Foo', 'Bar, Baz']", "[Foo, Bar]")
+    rows = [{"id": str(i), "uri": "b.wav", "hotwords": cell} for i, cell in enumerate(cells)]
     found = listed(f"{place(AUDIO | {'m.jsonl': lines(*rows)})}/m.jsonl")
     assert found[0].prompt == Prompt("", ("ä, b",))
     assert found[1].error is not None
     assert "hotwords must be a list of texts" in found[1].error
+    # In a CSV file a list is text: as JSON, or as pandas writes it.
+    assert [each.prompt for each in found[2:4]] == [Prompt("", ("Foo", "Bar, Baz"))] * 2
+    assert found[4].error is not None and "hotwords must be a list of texts" in found[4].error
 
 
 def test_a_missing_reference_differs_from_an_empty_one(place: Place) -> None:

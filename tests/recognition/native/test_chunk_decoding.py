@@ -1,5 +1,7 @@
 """A text that ends before its chunk is continued in further passes, which are joined to one text."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,7 @@ from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
 from distil_ray.types import TokenAlignment
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
+from distil_ray.whisper.tokenizer import Tokens
 from tests.whisper.small import small_tokens
 
 TOKENS = small_tokens()
@@ -211,3 +214,47 @@ def test_a_pass_that_only_repeats_the_last_word_adds_nothing_and_ends_the_chunk(
     rest = decoded(at(0), *WORD, at(0.7), ends_s=[0.0, *[4.15 - start / RATE] * len(WORD), 0.7])
     assert decoding.add(first_pass(rest, start)) is None
     assert len(decoding.passes) == 1
+
+
+@pytest.mark.parametrize(("num_words", "counts"), [(5, True), (12, False)])
+def test_a_text_that_nobody_could_say_in_the_remainder_does_not_count(num_words: int, counts: bool) -> None:
+    """Of 0.9 s: four letters a word, and at most 25 a second."""
+    decoding = chunk(voice((0, 8), (9.2, 10)))
+    start = decoding.add(first_pass(decoded(at(0), *WORD, at(9.1))))
+    assert start is not None
+    rest = decoded(at(0), *WORD * num_words, at(1))
+    assert decoding.add(first_pass(rest, start)) is None
+    assert TOKENS.decode(decoding.result().tokens) == " ".join(["word"] * (1 + num_words * counts))
+    assert decoding.unheard_s() == pytest.approx(0.0 if counts else 0.8, abs=0.1), "its speech counts as not heard"
+
+
+@pytest.mark.parametrize(
+    ("begin", "end_s", "expected"),
+    [
+        (" venue", 3.9, "revenue again"),  # the end of the same word, decoded again
+        (" venue", 4.6, "revenue venue again"),  # another word
+        (" ue", 3.9, "revenue ue again"),  # too short to tell
+        (" avenue", 3.9, "revenue avenue again"),
+    ],
+)
+def test_the_end_of_a_word_at_the_beginning_of_a_pass_is_not_written_again(
+    whisper_tiny_en: Path, begin: str, end_s: float, expected: str
+) -> None:
+    """With whole words as tokens, as a real tokenizer has them: "revenue" does not end with the token of "venue"."""
+    tokens = Tokens.load(whisper_tiny_en)
+    first, end, again = (
+        tokens.tokenizer.encode(word, add_special_tokens=False).ids for word in (" revenue", begin, " again")
+    )
+
+    def time(seconds: float) -> int:
+        return tokens.timestamp_begin + round(seconds / 0.02)
+
+    pcm = voice((0, 4), (4.3, 9))
+    decoding = ChunkDecoding(pcm, len(pcm), tokens, continues=True)
+    start = decoding.add(
+        first_pass(decoded(time(0), *first, time(4), ends_s=[0.0, *[4.0] * len(first), 9.9], last_s=4.0))
+    )
+    assert start is not None
+    times = [0.0, *[end_s - start / RATE] * len(end), *[5.0] * len(again), 5.0]
+    assert decoding.add(first_pass(decoded(time(0), *end, *again, time(5), ends_s=times), start)) is None
+    assert tokens.decode(decoding.result().tokens) == expected
