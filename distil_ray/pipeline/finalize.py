@@ -6,10 +6,9 @@ from the memory of the run are the seconds in the results of its commits. A run 
 exactly one row per listed recording.
 """
 
-import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -34,18 +33,18 @@ from distil_ray.output.ledger import Ledger, find_ids
 from distil_ray.output.ledger_index import IndexUpdate
 from distil_ray.output.ledger_rows import drop_rows, duplicate_rows, stale_rows
 from distil_ray.output.run_context import PARTS_FOLDER, SUCCESS_FILE, Run
+from distil_ray.pipeline.commit_results import CommitResults
 from distil_ray.pipeline.committed_files import CommittedFiles
 from distil_ray.pipeline.deleted_sources import find_deleted_sources
 from distil_ray.pipeline.planner import Plan
 from distil_ray.pipeline.setup import read_ledger
 from distil_ray.redaction import redact
+from distil_ray.report.run_folder import EVENTS
 from distil_ray.report.run_page import write_run_page
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join, normalize
 
 logger = logging.getLogger(__name__)
-
-CommitResult = dict[str, Any]  # a row of schema.COMMIT_RESULT, with `at_s` and `actors_alive` added by the driver
 
 LISTING_LAG_S = (0.5, 1.0, 2.0, 4.0, 8.0)  # pauses between listings, where a store lists committed files late
 
@@ -65,7 +64,7 @@ class RunTimer:
 def finalize(
     run: Run,
     plan: Plan,
-    results: Sequence[CommitResult],
+    results: CommitResults,
     committed: CommittedFiles,
     timer: RunTimer,
     console: Console,
@@ -81,7 +80,7 @@ def finalize(
     Args:
         run: The run.
         plan: The plan that was carried out.
-        results: Results of the commits, in the order of arrival.
+        results: Results of the commits.
         committed: Entries of the files that these commits have written.
         timer: Started when the run started.
         console: Destination of the summary table.
@@ -99,7 +98,7 @@ def finalize(
     try:
         code = _finalize(run, plan, results, committed, timer, console, check)
     except StorageError as error:
-        raise RunError("\n".join([str(error), *_task_errors(results), _resume_hint(run)])) from error
+        raise RunError("\n".join([str(error), *results.errors, _resume_hint(run)])) from error
     except RunError:
         if write_page:
             _write_page(run, results, console)
@@ -112,7 +111,7 @@ def finalize(
 def _finalize(
     run: Run,
     plan: Plan,
-    results: Sequence[CommitResult],
+    results: CommitResults,
     committed: CommittedFiles,
     timer: RunTimer,
     console: Console,
@@ -152,14 +151,12 @@ def _finalize(
     return _exit_code(report, run.config, console)
 
 
-def write_events(run: Run, results: Sequence[CommitResult], *more: dict[str, Any]) -> None:
+def write_events(run: Run, results: CommitResults, *more: dict[str, Any]) -> None:
     """Writes events.jsonl: one line per commit result so far, followed by `more`."""
-    events = [result | {"failures_by_kind": dict(result["failures_by_kind"] or ())} for result in results]
-    lines = (json.dumps(event) + "\n" for event in (*events, *more))
-    run.storage.put(join(run.folder_uri, "events.jsonl"), "".join(lines).encode())
+    results.write(join(run.folder_uri, EVENTS), run.storage, *more)
 
 
-def _write_page(run: Run, results: Sequence[CommitResult], console: Console) -> None:
+def _write_page(run: Run, results: CommitResults, console: Console) -> None:
     """Writes report.html. An error is logged and added to events.jsonl; it does not fail the run."""
     try:
         uri = write_run_page(normalize(run.config.output.uri), run.run_id, run.config)
@@ -171,13 +168,13 @@ def _write_page(run: Run, results: Sequence[CommitResult], console: Console) -> 
             write_events(run, results, {"report_error": words})
 
 
-def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult], update: IndexUpdate) -> Ledger:
+def _read_complete_ledger(run: Run, plan: Plan, results: CommitResults, update: IndexUpdate) -> Ledger:
     """Reads the ledger after the work; again after a pause where rows are missing although no commit failed.
 
     Some stores list new files late, and sometimes miss old ones.
     """
     ledger = read_ledger(run, update)
-    for pause_s in () if any(result["error"] for result in results) else LISTING_LAG_S:
+    for pause_s in () if results.errors else LISTING_LAG_S:
         if not len(ledger.missing(plan.listed_keys)):
             break
         time.sleep(pause_s)
@@ -188,7 +185,7 @@ def _read_complete_ledger(run: Run, plan: Plan, results: Sequence[CommitResult],
 def _drop_unwanted_rows(
     run: Run,
     plan: Plan,
-    results: Sequence[CommitResult],
+    results: CommitResults,
     console: Console,
     update: IndexUpdate,
     check: Callable[[], object],
@@ -216,9 +213,7 @@ def _drop_unwanted_rows(
     return read_ledger(run, update), deleted.num_recordings
 
 
-def check_completeness(
-    run: Run, plan: Plan, ledger: Ledger, report: RunSummary, results: Sequence[CommitResult]
-) -> None:
+def check_completeness(run: Run, plan: Plan, ledger: Ledger, report: RunSummary, results: CommitResults) -> None:
     """Raises `RunError` unless every listed recording has exactly one row, in the ledger and in the summary."""
     missing, duplicates = ledger.missing(plan.listed_keys), ledger.duplicates()
     num_counted = report.summary["num_recordings"]
@@ -237,12 +232,7 @@ def check_completeness(
         lines.append(f"{len(keys)} recordings have more than one row: {abbreviate(sorted(names), len(keys))}")
     if not lines:
         lines.append(f"{plan.num_listed} recordings are listed, but the summary counts {num_counted} rows")
-    raise RunError("\n".join([*lines, *_task_errors(results), _resume_hint(run)]))
-
-
-def _task_errors(results: Sequence[CommitResult]) -> list[str]:
-    """Returns the first few distinct errors of whole tasks."""
-    return list(dict.fromkeys(f"task {r['task_id']}: {r['error']}" for r in results if r["error"]))[:5]
+    raise RunError("\n".join([*lines, *results.errors, _resume_hint(run)]))
 
 
 def _resume_hint(run: Run) -> str:

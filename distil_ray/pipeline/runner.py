@@ -5,8 +5,8 @@
     checked      per output   is left        transcribe,      checked, summary
                                              commit
 
-The driver holds little in memory: one key per listed recording, one row per task, and the results of commits as they
-arrive. All reported counts are read back from the output. A run may end at any moment by a signal (`cli/signals.py`), a
+The driver holds little in memory: one key per listed recording, and one row per task. The results of commits are on its
+disk. All reported counts are read back from the output. A run may end at any moment by a signal (`cli/signals.py`), a
 lost lease or a crash: committed tasks stay, and the next run with the same command continues from there.
 """
 
@@ -38,8 +38,9 @@ from distil_ray.pipeline.capacity import (
     num_actors,
     starts_local_ray,
 )
+from distil_ray.pipeline.commit_results import CommitResults
 from distil_ray.pipeline.committed_files import CommittedFiles
-from distil_ray.pipeline.finalize import CommitResult, RunTimer, finalize, write_events
+from distil_ray.pipeline.finalize import RunTimer, finalize, write_events
 from distil_ray.pipeline.int8_dtypes import INT8, NodeDtype, describe_node_dtypes, find_dtype
 from distil_ray.pipeline.model_setup import start_weights_download
 from distil_ray.pipeline.plan_report import log_plan
@@ -110,8 +111,11 @@ def transcribe(
         remembered = Remembered(listing, forgotten)
         plan = _write_plan(setup, remembered, ledger, recording_ids)
         log_plan(plan, run, listing, console, remembered.num_forgotten)
-        results: list[CommitResult] = []
-        with record_failure(run.folder_uri, run.storage), CommittedFiles() as committed:
+        with (
+            record_failure(run.folder_uri, run.storage),
+            CommitResults() as results,
+            CommittedFiles() as committed,
+        ):
             if plan.num_tasks:
                 _run_graph(setup, config.resources, plan, lease, results, committed, console, transcriber)
             lease.check()
@@ -183,7 +187,7 @@ def _run_graph(
     settings: ResourcesConfig,
     plan: Plan,
     lease: Lease,
-    results: list[CommitResult],
+    results: CommitResults,
     committed: CommittedFiles,
     console: Console,
     transcriber: type | None,
@@ -226,15 +230,16 @@ def _run_graph(
                 graph = ray_graph.run_graph(run, plan, transcriber, warnings.add, progress.update)
                 with closing(graph) as stream:
                     for result in stream:
-                        num_before = results[-1]["actors_alive"] if results else actors
+                        num_before = results.last["actors_alive"] if results.last else actors
                         num_alive = result.pop("actors_alive", None) or num_before  # 0 when Ray has ended the pool
                         at_s = round(time.monotonic() - started_s, 3)
                         committed.add(result.pop("index_entry"))
-                        results.append(result | {"at_s": at_s, "actors_alive": num_alive})
+                        result |= {"at_s": at_s, "actors_alive": num_alive}
+                        results.add(result)
                         for message in result["warnings"] or ():
                             warnings.add(message)
                         warnings.add_memory_excess(resources, result["actor_rss_mb"])
-                        progress.add(results[-1])
+                        progress.add(result)
                         lease.check()
             except (
                 BaseException

@@ -4,12 +4,15 @@ No figures are computed here. A run that did not finish has no summary; then onl
 """
 
 import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
@@ -23,6 +26,7 @@ from distil_ray.storage.storage_errors import MissingError
 from distil_ray.storage.uris import join
 
 Figures = Mapping[str, Any]
+Floats = NDArray[np.float64]
 
 CONFIG, SUMMARY, EVENTS = "config.yaml", "summary.json", "events.jsonl"
 
@@ -37,6 +41,48 @@ class PlanTotals:
 
 
 @dataclass(frozen=True, slots=True)
+class RunEvents:
+    """What pages need of events.jsonl, whose lines are commit results in the order of arrival.
+
+    Attributes:
+        at_s: Seconds from the start of the recognizers to each result that has a time, ascending. float64.
+        audio_s: Seconds of audio of the same results. float64.
+        actors_alive: Recognizers alive at the same results; 0: unknown. float64.
+        errors: Errors of whole tasks, by their ids.
+        messages: Distinct warnings.
+        num_committed: Files that were written.
+    """
+
+    at_s: Floats
+    audio_s: Floats
+    actors_alive: Floats
+    errors: Mapping[str, str]
+    messages: Sequence[str]
+    num_committed: int
+
+    @classmethod
+    def of(cls, lines: Iterable[str | bytes]) -> Self:
+        """Reads the lines one by one: a long run has millions."""
+        at_s, audio_s, alive = array("d"), array("d"), array("d")
+        errors: dict[str, str] = {}
+        messages: dict[str, None] = {}
+        num_committed = 0
+        for line in lines:
+            event = json.loads(line)
+            if event.get("at_s"):
+                at_s.append(event["at_s"])
+                audio_s.append(event["audio_s"] or 0.0)
+                alive.append(event["actors_alive"] or 0.0)
+            if event.get("error"):
+                errors[event["task_id"]] = str(event["error"])
+            messages.update(dict.fromkeys(event.get("warnings") or ()))
+            num_committed += bool(event.get("committed"))
+        order = np.argsort(at_s, kind="stable")
+        times, audio, recognizers = (np.array(column, np.float64)[order] for column in (at_s, audio_s, alive))
+        return cls(times, audio, recognizers, errors, list(messages), num_committed)
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """The files of a run.
 
@@ -46,7 +92,7 @@ class RunFolder:
         config: Its stored settings.
         config_text: The stored config.yaml, unchanged.
         summary: Content of summary.json; None if the run did not finish.
-        events: Lines of events.jsonl: commit results with ``at_s`` and ``actors_alive``, in order of arrival.
+        events: What its events.jsonl tells.
         planned: Totals of its plan.
         succeeded: True if the folder contains _SUCCESS.
     """
@@ -56,7 +102,7 @@ class RunFolder:
     config: Config
     config_text: str
     summary: Figures | None
-    events: Sequence[Figures]
+    events: RunEvents
     planned: PlanTotals
     succeeded: bool
 
@@ -119,10 +165,18 @@ def read_run_folder(output: str, run_id: str, storage: Storage) -> RunFolder:
         config=parse_config(config_text, join(uri, CONFIG)),
         config_text=config_text,
         summary=json.loads(summary) if summary is not None else None,
-        events=[json.loads(line) for line in (_text(join(uri, EVENTS), storage) or "").splitlines()],
+        events=_read_events(join(uri, EVENTS), storage),
         planned=_read_plan(join(uri, "plan"), storage),
         succeeded=storage.stat(join(uri, SUCCESS_FILE)) is not None,
     )
+
+
+def _read_events(uri: str, storage: Storage) -> RunEvents:
+    try:
+        with storage.open(uri) as file:
+            return RunEvents.of(file)
+    except MissingError:
+        return RunEvents.of(())
 
 
 def load_scope(folder: RunFolder, output: str, storage: Storage) -> Scope:

@@ -186,8 +186,8 @@ def render_run_page(folder: RunFolder, output: str, storage: Storage, drift: Seq
         boundaries=[_boundary_excerpt(rows[ref], problem, clips) for ref, problem in boundaries],
         num_aligned=NUM_ALIGNED,
         overlaps=overlaps,
-        messages=list(dict.fromkeys(message for event in folder.events for message in event.get("warnings") or ())),
-        num_committed=sum(bool(event.get("committed")) for event in folder.events),
+        messages=folder.events.messages,
+        num_committed=folder.events.num_committed,
         num_from_run=statistics.runs[folder.run_id],
         finished=datetime.fromisoformat(folder.summary["finished_at"]) if folder.summary else None,
     )

@@ -4,20 +4,16 @@ Computed from the times of the commit results in events.jsonl. The audio of a re
 result, so throughput is averaged over intervals of several results.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from distil_ray.report.charts import Plot, plot_steps
-from distil_ray.report.run_folder import Figures, RunFolder
+from distil_ray.report.run_folder import Floats, RunEvents, RunFolder
 
 MAX_INTERVALS = 60
 RESULTS_PER_INTERVAL = 3
 MAX_CHANGES = 300  # changes of the number of recognizers that are drawn
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +46,11 @@ class Cost:
     expected_s: float | None
 
 
-def compute_throughput(events: Sequence[Figures]) -> RunThroughput | None:
+def compute_throughput(events: RunEvents) -> RunThroughput | None:
     """Returns the throughput of a run, or None if it has no results with a time."""
-    results = sorted((event for event in events if event.get("at_s")), key=lambda event: float(event["at_s"]))
-    if not results:
+    at, audio, alive = events.at_s, events.audio_s, events.actors_alive
+    if not len(at):
         return None
-    at = np.array([event["at_s"] for event in results], np.float64)
-    audio = np.array([event["audio_s"] or 0.0 for event in results], np.float64)
-    alive = np.array([event["actors_alive"] or 0 for event in results], np.float64)
     end_s = float(at[-1])
     begins = np.concatenate([[0.0], at[:-1]])
     actor_s = float((np.diff(np.concatenate([[0.0], at])) * alive).sum())

@@ -7,13 +7,14 @@ thresholds are used. A complete run with failures below the limits is a warning.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal
+
+import numpy as np
 
 from distil_ray.config import Config
 from distil_ray.evaluation.summary_table import deleted_sources_note, doubtful_text_warning, mixed_versions_warning
 from distil_ray.report.chunk_boundaries import DOUBLED, LOST, UNMATCHED
-from distil_ray.report.run_folder import Figures, RunFolder
+from distil_ray.report.run_folder import Figures, RunEvents, RunFolder
 from distil_ray.report.statistics import RunStatistics
 
 Tone = Literal["good", "warn", "bad"]
@@ -111,8 +112,7 @@ def find_problems(
     found = [Problem("!", one.text, None, is_severe=True) for one in drift if one.has_drifted]
     kinds = [_of_kind(status, kind, num) for (status, kind), num in statistics.error_kinds.most_common()]
     found += sorted(kinds, key=lambda problem: not problem.is_severe)
-    errors = {event["task_id"]: str(event["error"]) for event in folder.events if event.get("error")}
-    if errors:
+    if errors := folder.events.errors:
         words = f"task{_s(len(errors))} with errors: {next(iter(errors.values()))}"
         found.append(Problem(f"{len(errors):,}", words, None, is_severe=True))
     if note := mixed_versions_warning(figures["normalizer"]):
@@ -146,17 +146,18 @@ def _of_kind(status: str, kind: str, num: int) -> Problem:
     return Problem(f"{num:,}", f"{status}: {kind}", "failures", is_severe=status == "failed")
 
 
-def _lost_recognizers(events: Sequence[Figures]) -> list[Problem]:
+def _lost_recognizers(events: RunEvents) -> list[Problem]:
     """Returns the loss of recognizers, if there was one.
 
     Ray stops idle recognizers at the end of a run, so a loss counts only if their number rose again.
     """
-    alive = [event["actors_alive"] for event in events if event.get("actors_alive")]
-    highest = accumulate(alive, max)
-    dips = [now for now, after, most in zip(alive, alive[1:], highest, strict=False) if after > now and now < most]
-    if not dips:
+    alive = events.actors_alive[events.actors_alive > 0]
+    now, after, highest = alive[:-1], alive[1:], np.maximum.accumulate(alive)[:-1]
+    dips = now[(after > now) & (now < highest)]
+    if not len(dips):
         return []
-    return [Problem(f"{min(dips):,}", f"of {max(alive):,} recognizers were alive for some time", "throughput")]
+    words = f"of {alive.max():,.0f} recognizers were alive for some time"
+    return [Problem(f"{dips.min():,.0f}", words, "throughput")]
 
 
 def _share(failed: int, total: int) -> str:
