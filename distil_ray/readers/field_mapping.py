@@ -1,8 +1,8 @@
 """Extracts a recording's fields from what is stored with its audio: other cells of a table row, or JSON in a shard.
 
 The field names are those of manifests, and ``input.columns`` applies to them as it does to manifests. There are two
-differences: these fields do not say where the audio is, and a wrong value is ignored and counted, because the audio
-itself is there.
+differences: these fields do not say where the audio is, and a wrong value, or a name that the data does not have, is
+counted and the recording transcribed without it, because the audio itself is there.
 """
 
 from collections import Counter
@@ -43,10 +43,12 @@ class FieldMapping:
     Attributes:
         names: For each field, the names that it may have, in order of preference.
         speaker: Name of the field with the speaker.
+        configured: The names that ``input.columns`` sets, by their settings.
     """
 
     names: Mapping[str, tuple[str, ...]]
     speaker: str
+    configured: Mapping[str, str]
 
     @classmethod
     def from_config(cls, config: ColumnsConfig, recording_id: tuple[str, ...] = COLUMNS["recording_id"]) -> Self:
@@ -59,10 +61,14 @@ class FieldMapping:
         configured = configured_columns(config)
         defaults = COLUMNS | {"recording_id": recording_id}
         names = {field: (configured[field],) if field in configured else defaults[field] for field in _FIELDS}
-        return cls(names, configured.get(SPEAKER, SPEAKER))
+        used = {field: name for field, name in configured.items() if field in (*_FIELDS, SPEAKER)}
+        return cls(names, configured.get(SPEAKER, SPEAKER), used)
 
     def extract(self, row: Mapping[str, Any], ignored: Counter[str]) -> RecordingFields:
-        """Returns the fields of one recording; counts a wrong value in `ignored`."""
+        """Returns the fields of one recording. Counts wrong values and missing configured names in `ignored`."""
+        for field, name in self.configured.items():
+            if name not in row:
+                ignored[f"no {name}, as input.columns.{field} names it"] += 1
         _, values, metadata = split_fields(row, self.names, self.speaker)
         recording_id, reference, language = (values[field] for field in ("recording_id", "reference", "language"))
         return RecordingFields(

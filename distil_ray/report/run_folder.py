@@ -42,7 +42,7 @@ class PlanTotals:
 
 @dataclass(frozen=True, slots=True)
 class RunEvents:
-    """What pages need of events.jsonl, whose lines are commit results in the order of arrival.
+    """The facts in events.jsonl that pages use. Its lines are commit results in the order of arrival.
 
     Attributes:
         at_s: Seconds from the start of the recognizers to each result that has a time, ascending. float64.
@@ -92,7 +92,7 @@ class RunFolder:
         config: Its stored settings.
         config_text: The stored config.yaml, unchanged.
         summary: Content of summary.json; None if the run did not finish.
-        events: What its events.jsonl tells.
+        events: The facts in its events.jsonl.
         planned: Totals of its plan.
         succeeded: True if the folder contains _SUCCESS.
     """

@@ -111,6 +111,15 @@ def test_members_are_grouped_by_key_and_all_audio_is_listed(place: Place) -> Non
     }
 
 
+def test_a_configured_name_that_the_data_does_not_have_is_counted(place: Place) -> None:
+    """Else a run without any reference would look like one without mistakes."""
+    root = place({"s.tar": tar({"a.wav": "1", "a.json": '{"words": "x"}', "b.wav": "2", "b.json": '{"text": "y"}'})})
+    settings = [f"input.uri={root}/s.tar", "input.columns.reference=words", "input.columns.uri=clip"]
+    listing = list_recordings(load_config(None, settings).input, Storage())
+    assert [one.reference for one in listing] == ["x", None]
+    assert listing.ignored.counts == {"no words, as input.columns.reference names it": 1}
+
+
 def test_member_names_are_never_used_as_paths_and_links_are_not_followed(
     tmp_path: Path, speech: dict[str, bytes], whisper_tiny_en: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
