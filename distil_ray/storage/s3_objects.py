@@ -9,6 +9,7 @@ is replaced meanwhile is an error and not a mixture.
 
 import asyncio
 import io
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, TypeVar, cast
@@ -23,6 +24,11 @@ COPY_BYTES = 1 << 20  # copied at once by `copy_object`
 BUFFER_BYTES = 64 << 10  # of a reader of lines
 DELETED_AT_ONCE = 1000  # keys of a request; S3 allows no more
 MAX_WAIT_S = 15.0
+# Error codes of S3. s3fs makes `FileExistsError` of the first one only if the answer names the condition, as that of AWS
+# does and that of MinIO does not. The second one asks to try again: another write of the same key was under way.
+PRECONDITION_FAILED, CONFLICT = "PreconditionFailed", "ConditionalRequestConflict"
+CONFLICT_TRIES = 5
+CONFLICT_WAIT_S = 0.2  # after the first try; twice as long after each other one
 
 Result = TypeVar("Result")
 
@@ -38,6 +44,9 @@ class S3(s3_listing.S3, Protocol):
     retries: int
 
     def _call_s3(self, method: str, **request: Any) -> Awaitable[dict[str, Any]]: ...
+
+    def pipe_file(self, path: str, data: bytes, mode: str) -> dict[str, Any] | None:
+        """Writes an object; `mode` "create" only if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,22 @@ def copy_object(
     return sink.tell() - begin
 
 
+def create_object(fs: S3, path: str, data: bytes) -> str | None:
+    """Writes an object if there is none of that key. Returns its etag; None if it was sent in pieces.
+
+    Raises:
+        FileExistsError: There is one.
+        OSError: It could not be written.
+    """
+    try:
+        answer = _without_conflict(lambda: fs.pipe_file(path, data, mode="create"))
+    except OSError as error:
+        if _has_code(error, PRECONDITION_FAILED):
+            raise FileExistsError(path) from error
+        raise
+    return answer.get("ETag") if isinstance(answer, dict) else None
+
+
 def replace_object(fs: S3, path: str, old: bytes, new: bytes) -> bool:
     """Writes an object if its content is `old`, by a PUT on the condition of its etag; False if it is another.
 
@@ -145,13 +170,32 @@ def replace_object(fs: S3, path: str, old: bytes, new: bytes) -> bool:
     if found.data != old:
         return False
     try:
-        fs.call_s3("put_object", Bucket=bucket, Key=key, Body=new, IfMatch=found.etag)
+        _without_conflict(lambda: fs.call_s3("put_object", Bucket=bucket, Key=key, Body=new, IfMatch=found.etag))
     except OSError:  # s3fs has no better word for "412 Precondition Failed"
         now = read_object(fs, path)
         if now == old:
             raise
         return now == new
     return True
+
+
+def _without_conflict(write: Callable[[], Result]) -> Result:
+    """Returns the result of a conditional write, which is repeated while others write the same key."""
+    wait_s = CONFLICT_WAIT_S
+    for _ in range(CONFLICT_TRIES - 1):
+        try:
+            return write()
+        except OSError as error:
+            if not _has_code(error, CONFLICT):
+                raise
+        time.sleep(wait_s)
+        wait_s *= 2
+    return write()
+
+
+def _has_code(error: OSError, code: str) -> bool:
+    """Returns whether an error of s3fs has this error code of S3."""
+    return code in str(error.__cause__)
 
 
 def delete_object(fs: S3, path: str) -> None:
@@ -216,7 +260,7 @@ async def _request(fs: S3, path: str, request: dict[str, str]) -> dict[str, Any]
     try:
         return await fs._call_s3("get_object", Bucket=bucket, Key=key, **request)
     except OSError as error:
-        if "PreconditionFailed" in str(error.__cause__):  # S3's code for an etag that does not match
+        if _has_code(error, PRECONDITION_FAILED):  # the etag does not match
             raise ReplacedError("the object was replaced while it was read") from error
         raise
 

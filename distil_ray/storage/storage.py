@@ -312,10 +312,10 @@ class Storage:
         version = None
         try:
             with storage_errors("write", uri):
-                if is_remote(uri):
-                    answer = fs.pipe_file(path, data, mode="create")
-                    if hasattr(fs, "call_s3") and isinstance(answer, dict):  # not of a file that is sent in pieces
-                        version = answer.get("ETag")
+                if hasattr(fs, "call_s3"):
+                    version = s3_objects.create_object(fs, path, data)
+                elif is_remote(uri):
+                    fs.pipe_file(path, data, mode="create")
                 else:
                     atomic_files.put(path, data, replace=False)
         except FileExistsError:

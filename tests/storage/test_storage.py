@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
+from s3fs.errors import translate_boto_error  # type: ignore[import-untyped]
 
 from distil_ray.config import StorageConfig
 from distil_ray.errors import ErrorKind, SettingsError
+from distil_ray.storage import s3_objects
 from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage import UPLOAD_BYTES, Storage
 from distil_ray.storage.storage_errors import MissingError, StorageError
@@ -95,6 +99,60 @@ def test_a_swap_whose_answer_was_lost_counts_as_done(
     monkeypatch.setattr(fs, "call_s3", answer_twice)
     assert storage.replace_if_unchanged(uri, b"old", b"new")
     assert storage.read(uri) == b"new"
+
+
+def s3_error(code: str) -> OSError:
+    """As s3fs raises it where it knows no better one: of an answer of MinIO, which names no condition."""
+    error = translate_boto_error(ClientError({"Error": {"Code": code, "Message": "no"}}, "PutObject"))
+    assert type(error) is OSError
+    return error
+
+
+def test_a_file_that_exists_is_known_by_the_code_of_the_answer(
+    bucket: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{bucket}/a.bin"
+    storage.put(uri, b"first")
+    fs, _ = storage._open(uri)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise s3_error("PreconditionFailed")
+
+    monkeypatch.setattr(fs, "pipe_file", refuse)
+    assert not storage.put_if_absent(uri, b"other")
+    assert storage.put_if_absent(uri, b"first"), "these very bytes count as written"
+
+
+@pytest.mark.parametrize(("num_conflicts", "is_written"), [(2, True), (99, False)])
+def test_conditional_writes_are_repeated_while_another_is_under_way(
+    bucket: str, storage: Storage, monkeypatch: pytest.MonkeyPatch, num_conflicts: int, is_written: bool
+) -> None:
+    monkeypatch.setattr(s3_objects, "CONFLICT_WAIT_S", 0.001)
+    fs, _ = storage._open(bucket)
+    left = num_conflicts
+
+    def conflicting(work: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            nonlocal left
+            is_conditional = named.get("mode") == "create" or ("IfMatch" in named and arguments == ("put_object",))
+            if is_conditional and left:
+                left -= 1
+                raise s3_error("ConditionalRequestConflict")
+            return work(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(fs, "pipe_file", conflicting(fs.pipe_file))
+    monkeypatch.setattr(fs, "call_s3", conflicting(fs.call_s3))
+    uri = f"{bucket}/a.bin"
+    if not is_written:
+        with pytest.raises(StorageError):
+            storage.put_if_absent(uri, b"first")
+        return
+    assert storage.put_if_absent(uri, b"first")
+    left = num_conflicts
+    assert storage.replace_if_unchanged(uri, b"first", b"second")
+    assert storage.read(uri) == b"second"
 
 
 def test_a_listing_holds_every_file_below_and_nothing_else(root: str, storage: Storage) -> None:
