@@ -24,8 +24,8 @@ COPY_BYTES = 1 << 20  # copied at once by `copy_object`
 BUFFER_BYTES = 64 << 10  # of a reader of lines
 DELETED_AT_ONCE = 1000  # keys of a request; S3 allows no more
 MAX_WAIT_S = 15.0
-# Error codes of S3. s3fs makes `FileExistsError` of the first one only if the answer names the condition, as that of AWS
-# does and that of MinIO does not. The second one asks to try again: another write of the same key was under way.
+# Error codes of S3. s3fs makes `FileExistsError` of the first one only if the answer names the condition. That of AWS
+# does, that of MinIO does not. The second one asks to try again: another write of the same key was under way.
 PRECONDITION_FAILED, CONFLICT = "PreconditionFailed", "ConditionalRequestConflict"
 CONFLICT_TRIES = 5
 CONFLICT_WAIT_S = 0.2  # after the first try; twice as long after each other one
