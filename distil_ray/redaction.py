@@ -11,14 +11,19 @@ from collections.abc import Sequence
 
 HIDDEN = "***"
 
-# Between scheme and host: user, password, token. A bucket's or host's name cannot hold an @.
-_USERINFO = re.compile(r"(?<=://)[^/\s?#@'\"]+@")
+# Between scheme and host: user, password, token. A bucket's or host's name cannot hold an @. A password may hold one
+# and, against the rules, "/", "?" or "#"; then a colon comes before it, with no port behind.
+_USERINFO = re.compile(r"(?<=://)(?:[^/\s?#@:'\"<>]+:(?!\d{1,5}(?:[/?#\s'\"<>]|$))[^\s'\"<>]*@|[^/\s?#'\"]+@)")
 # Parameters of signed URLs (S3, Google, Azure, CloudFront) and of APIs: X-Amz-Signature, sig, access_token, api_key, …
 _PARAMETER = re.compile(
-    r"([?&;][^=&;\s?#'\"]*(?:sig|token|secret|passw|pwd|credential|key|auth|policy)[^=&;\s?#'\"]*=)[^&;\s#'\"]+", re.I
+    r"([?&;][^=&;\s?#'\"<>]*(?:sig|token|secret|pass(?=[=w_-]|phrase)|pwd|credential|key|auth|policy)[^=&;\s?#'\"<>]*=)"
+    r"[^&;\s#'\"<>]+",
+    re.I,
 )
 # Variables whose values are credentials; shorter values are words that texts may well hold ("test").
-_VARIABLES = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|(ACCESS|API|PRIVATE)_KEY", re.I)
+_VARIABLES = re.compile(
+    r"SECRET|TOKEN|PASSWORD|CREDENTIAL|(ACCESS|API|PRIVATE|ACCOUNT|STORAGE)_KEY|CONNECTION_STRING", re.I
+)
 _SHORTEST = 8  # letters
 
 
@@ -37,9 +42,10 @@ def redact(text: str, secrets: Sequence[str] | None = None) -> str:
 
 
 def environment_secrets() -> list[str]:
-    """Returns the values of environment variables that are credentials."""
+    """Returns the values of environment variables that are credentials, the longest first: it may contain another."""
     pairs = ((name, value) for name, value in os.environ.items() if len(value) >= _SHORTEST)
-    return [value for name, value in pairs if _VARIABLES.search(name) and not value.startswith("/")]
+    values = {value for name, value in pairs if _VARIABLES.search(name) and not value.startswith("/")}
+    return sorted(values, key=lambda value: (-len(value), value))
 
 
 def has_secret(uri: str) -> bool:

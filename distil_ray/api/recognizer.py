@@ -1,8 +1,10 @@
 """`dr.Recognizer`: a loaded model that transcribes arrays of audio, without files, chunking and merging."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from operator import mul
+from threading import RLock
 from typing import Self, cast
 
 import numpy as np
@@ -15,23 +17,26 @@ from distil_ray.audio.pcm import loudest_stretch
 from distil_ray.chunking.merge import merge_chunks
 from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.languages import match_language_code
-from distil_ray.pipeline.language_detection import restrict_languages
+from distil_ray.pipeline.language_detection import is_silent, restrict_languages
 from distil_ray.pipeline.setup import resolve_run
 from distil_ray.pipeline.transcribe_stage import (
+    SILENCE,
     load_run_recognizer,
     run_prompt,
     transcribe_sections,
     transcribe_with_prompts,
 )
+from distil_ray.readers.sample_arrays import CAST_PEAK
 from distil_ray.recognition.base import PCM16, LanguageProbabilities, TranscribedWindow
 from distil_ray.recognition.base import Recognizer as RecognizerProtocol
-from distil_ray.types import Hypothesis, Prompt
+from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
+from distil_ray.whisper.tokenizer import WINDOW_S
 
 Chunk = NDArray[np.int16] | NDArray[np.float32] | NDArray[np.float64]  # shape (num_samples,), 16 kHz mono
 
 
 class Recognizer:
-    """A loaded recognizer. `load` makes one.
+    """A loaded recognizer. `load` makes one. Calls from several threads are done one after the other.
 
     Attributes:
         languages: Codes of the languages that the model knows; ("en",) for an English-only model.
@@ -45,8 +50,11 @@ class Recognizer:
         prompt: Prompt | None = None,
         detectable: Sequence[str] | None = None,
         is_long_form: bool = False,
+        silence: Hypothesis | None = None,
     ) -> None:
+        self._lock = RLock()  # a recognizer has one cache
         self._recognizer = recognizer
+        self._silence = silence  # of chunks without any signal; None: these are recognized, too
         self._is_long_form = is_long_form
         self._prompt = prompt  # of the settings
         self._detectable = tuple(recognizer.languages if detectable is None else detectable)
@@ -94,7 +102,13 @@ class Recognizer:
             decoding__timestamps=timestamps,
         )
         run = resolve_run(settings, Console(quiet=True)).run
-        return cls(load_run_recognizer(run), run_prompt(run), run.detectable_languages, run.chunking.long_form)
+        return cls(
+            load_run_recognizer(run),
+            run_prompt(run),
+            run.detectable_languages,
+            run.chunking.long_form,
+            None if settings.decoding.no_speech_threshold is None else _silence(settings.decoding.timestamps),
+        )
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -108,7 +122,8 @@ class Recognizer:
 
         Args:
             chunks: Arrays of shape (num_samples,), 16 kHz mono: int16, or floats from -1 to 1. At most 30 s each,
-                or of any length where ``chunking.strategy`` is ``sequential``.
+                or of any length where ``chunking.strategy`` is ``sequential``. A chunk without any signal gets an
+                empty text, unless ``decoding.no_speech_threshold`` is null.
             languages: The language of all chunks, or of each: a code or a name. None: detected for each chunk, among
                 ``decoding.languages`` if it is set.
 
@@ -117,17 +132,18 @@ class Recognizer:
             probability of a detected language. The tokens of audio with several windows are those of all windows.
 
         Raises:
-            ValueError: A chunk is empty, too long or not one-dimensional, a language is unknown, or it has to be
-                detected and the recognizer cannot.
+            ValueError: A chunk is empty, too long or not one-dimensional, its floats are 16-bit integers, a language
+                is unknown, or it has to be detected and the recognizer cannot.
         """
         pcm = [_to_pcm(chunk) for chunk in chunks]
         given = [languages] * len(pcm) if languages is None or isinstance(languages, str) else list(languages)
         if len(given) != len(pcm):
             raise ValueError(f"languages: found {len(given)} for {len(pcm)} chunks")
         codes = [None if one is None else self._code(one) for one in given]
-        found = self._detect([chunk for chunk, code in zip(pcm, codes, strict=True) if code is None])
-        used = [(code, None) if code is not None else next(found) for code in codes]
-        hypotheses = self._transcribe(pcm, [code for code, _ in used])
+        with self._lock:
+            found = self._detect([chunk for chunk, code in zip(pcm, codes, strict=True) if code is None])
+            used = [(code, None) if code is not None else next(found) for code in codes]
+            hypotheses = self._transcribe(pcm, [code for code, _ in used])
         return [
             replace(hypothesis, language=code, language_prob=prob)
             for hypothesis, (code, prob) in zip(hypotheses, used, strict=True)
@@ -144,12 +160,26 @@ class Recognizer:
         if not self._recognizer.capabilities.detects_language:
             raise ValueError("this recognizer detects no languages; give languages=, a code or name for each chunk")
         pcm = [_to_pcm(chunk) for chunk in chunks]
-        found = self._recognizer.detect_languages(
-            [loudest_stretch(each) for each in pcm] if self._is_long_form else pcm
-        )
+        with self._lock:
+            found = self._recognizer.detect_languages(
+                [loudest_stretch(each) for each in pcm] if self._is_long_form else pcm
+            )
         return restrict_languages(found, self._detectable)
 
     def _transcribe(self, pcm: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
+        """Returns the hypotheses of chunks. Silent ones are not given to the recognizer, as in the job."""
+        silence = self._silence
+        if silence is None:
+            return self._recognize(pcm, languages)
+        longest = math.inf if self._is_long_form else WINDOW_S * SAMPLE_RATE  # others are refused by the recognizer
+        loud = [i for i, chunk in enumerate(pcm) if not 0 < len(chunk) <= longest or not is_silent(chunk)]
+        hypotheses = [silence] * len(pcm)
+        recognized = self._recognize([pcm[i] for i in loud], [languages[i] for i in loud])
+        for i, hypothesis in zip(loud, recognized, strict=True):
+            hypotheses[i] = hypothesis
+        return hypotheses
+
+    def _recognize(self, pcm: Sequence[PCM16], languages: Sequence[str]) -> list[Hypothesis]:
         if not pcm:
             return []
         prompts = [self._prompt] * len(pcm)
@@ -177,6 +207,11 @@ class Recognizer:
 
     def __repr__(self) -> str:
         return f"Recognizer({type(self._recognizer).__name__}, {self.device}, {self.dtype})"
+
+
+def _silence(timestamps: str) -> Hypothesis:
+    """Returns the hypothesis of a chunk without any signal, with the times of no words."""
+    return replace(SILENCE, segments=None if timestamps == "none" else (), words=() if timestamps == "word" else None)
 
 
 def join_windows(windows: Sequence[TranscribedWindow], num_samples: int, language: str) -> Hypothesis:
@@ -234,5 +269,11 @@ def _to_pcm(chunk: Chunk) -> PCM16:
         return cast(PCM16, samples)
     if samples.dtype.kind != "f":
         raise ValueError(f"chunks: must be int16, or floats from -1 to 1; found {samples.dtype}")
-    pcm, _ = to_pcm16(np.nan_to_num(samples.astype(np.float32), posinf=0.0, neginf=0.0))
+    finite = np.nan_to_num(samples.astype(np.float32), posinf=0.0, neginf=0.0)
+    if np.abs(finite).max(initial=0.0) > CAST_PEAK:
+        raise ValueError(
+            f"chunks: floats must be from -1 to 1, found {finite[np.abs(finite).argmax()]:g}. Divide 16-bit integers"
+            " that were cast to float by 32768, or pass them as int16"
+        )
+    pcm, _ = to_pcm16(finite)
     return pcm

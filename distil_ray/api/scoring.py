@@ -82,11 +82,12 @@ def score(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: The arguments have different lengths.
+        ValueError: The arguments have different lengths, or a text is none, as that of a recording that failed.
     """
     num_pairs = len(hypotheses)
     languages = [language] * num_pairs if language is None or isinstance(language, str) else list(language)
     _require_length(num_pairs, references=references, language=languages, by=by, speakers=speakers)
+    _require_texts(hypotheses=hypotheses, references=references)
     scorer = Scorer(ScoringConfig(normalizer=normalizer, bootstrap_samples=bootstrap_samples, seed=seed))
     scores = [
         scorer.score(hypothesis, reference, language_code(code))
@@ -97,6 +98,15 @@ def score(
     normalizers = SEPARATOR.join(sorted({one.normalizer for one in scores}))
     table = _pair_table(scores) if by is None else _group_table(counts, list(by))
     return ErrorRates(**everything, normalizer=normalizers, table=table)
+
+
+def _require_texts(**columns: Sequence[object]) -> None:
+    for name, values in columns.items():
+        for index, value in enumerate(values):
+            if not isinstance(value, str):
+                raise ValueError(
+                    f"{name}: must be texts, found {value!r} at {index}. Leave the pair out, or give an empty text"
+                )
 
 
 class _Counts:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from distil_ray.api.settings import ConfigSource, Overrides, make_config, make_local_config
-from distil_ray.api.transcripts import TableFormat, convert_table
+from distil_ray.api.transcripts import TableFormat, check_format, convert_table
 from distil_ray.config.loader import require_input_location
 from distil_ray.pipeline.in_process import InProcessPipeline, WorkEstimate
 from distil_ray.pipeline.progress import Progress, ProgressTracker
@@ -89,6 +89,7 @@ def transcribe(
         InputError: The input cannot be listed, or has no recordings.
         RunError: The job failed (with `output` only).
     """
+    check_format(format)
     arguments = {
         "input__uri": _as_uris(inputs),
         "model__name": model,

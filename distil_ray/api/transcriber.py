@@ -5,6 +5,7 @@ It is usable without the rest of the job, and without Ray: this module does not 
 
 from collections.abc import Sequence
 from itertools import chain
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +70,7 @@ class Transcriber:
             decoding__language=language,
             decoding__timestamps="word" if words else None,
         )
+        self._lock = Lock()  # actors with max_concurrency call from several threads
         self._keep_columns = keep_columns
         self._pipeline = InProcessPipeline(resolve_run(settings, Console(quiet=True)))
 
@@ -91,7 +93,8 @@ class Transcriber:
         kept = self._kept(rows)
         embedded, in_files = rows.split()
         fetched = chain(rows.iter_embedded(embedded), fetch_recordings(rows.recordings_in_files(in_files), {}, run))
-        transcripts = self._pipeline.transcribe_fetched(fetched)
+        with self._lock:
+            transcripts = self._pipeline.transcribe_fetched(fetched)
         order = np.argsort(np.array(embedded + in_files, np.int64))
         transcripts = transcripts.take(pa.array(order)) if len(order) else transcripts
         return pa.table({**kept, **dict(zip(transcripts.column_names, transcripts.columns, strict=True))})

@@ -19,10 +19,14 @@ from distil_ray.storage.uris import normalize
 TableFormat = Literal["pandas", "arrow"]
 
 
-def convert_table(table: pa.Table, format: TableFormat) -> Any:
-    """Returns the table in the format that the caller asked for. Raises `SettingsError` for another format."""
+def check_format(format: str) -> None:
+    """Raises `SettingsError` for a format that tables do not have. To be called before any work is done."""
     if format not in get_args(TableFormat):
         raise SettingsError(f"format={format}: must be pandas or arrow")
+
+
+def convert_table(table: pa.Table, format: TableFormat) -> Any:
+    """Returns the table in the format that the caller asked for; see `check_format`."""
     return table if format == "arrow" else table.to_pandas()
 
 
@@ -77,10 +81,11 @@ def read_transcripts(
         The rows in the order of the files.
 
     Raises:
-        SettingsError: There is no such column.
+        SettingsError: There is no such column, or no such format.
         InputError: There are no transcripts at `uri`.
         RunError: A file cannot be read, or changed while it was read.
     """
+    check_format(format)
     names = list(TRANSCRIPT.names if columns is None else columns)
     if unknown := [name for name in names if name not in TRANSCRIPT.names]:
         raise SettingsError(f"columns: there is no {', '.join(unknown)}; found {', '.join(TRANSCRIPT.names)}")

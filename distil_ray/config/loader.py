@@ -205,6 +205,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2026-13-22
         raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
+    if isinstance(value, str) and " #" in raw and raw.strip()[0] not in "'\"[{|>":
+        value = raw.strip()  # a command line has no comments
     set_value(tree, key.strip(), value)
 
 

@@ -38,6 +38,17 @@ from distil_ray.types import Hypothesis, Prompt
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.tokenizer import WINDOW_S
 
+# Of a chunk without any signal, which is not given to the recognizer.
+SILENCE = Hypothesis(
+    "",
+    avg_logprob=0.0,
+    no_speech_prob=1.0,
+    compression_ratio=0.0,
+    temperature=0.0,
+    window_s=WINDOW_S,
+    quality_flags=(SILENT_AUDIO,),
+    unheard_s=0.0,
+)
 UNSUPPORTED_PROMPT = "prompts and hotwords of the input: ignored, as model.recognizer does not support them"
 
 
@@ -112,17 +123,7 @@ class TranscribeStage:
         prompts: Sequence[Prompt | None],
     ) -> list[list[TranscribedWindow]]:
         """Returns the windows of each chunk: one, but for sections. Silent chunks are not given to the recognizer."""
-        silence = Hypothesis(
-            "",
-            avg_logprob=0.0,
-            no_speech_prob=1.0,
-            compression_ratio=0.0,
-            temperature=0.0,
-            window_s=WINDOW_S,
-            quality_flags=(SILENT_AUDIO,),
-            unheard_s=0.0,
-        )
-        windows = [[TranscribedWindow(0, len(pcm), silence)] for pcm in audio]
+        windows = [[TranscribedWindow(0, len(pcm), SILENCE)] for pcm in audio]
         loud = [i for i, pcm in enumerate(audio) if not (self._skip_silence and is_silent(pcm))]
         if loud:
             own_audio, own_languages = [audio[i] for i in loud], [languages[i] for i in loud]

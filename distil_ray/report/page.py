@@ -4,6 +4,7 @@ Templates receive data; the filters that format numbers for display are defined 
 """
 
 import re
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 _AUDIO = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)')
 
 
+_secrets: ContextVar[list[str]] = ContextVar("secrets")  # of the page that is rendered
+
+
 def render(template: str, *, templates: Path = TEMPLATES, **context: Any) -> bytes:
     """Returns a page as UTF-8. All values of `context` are escaped, and credentials are redacted.
 
@@ -29,10 +33,23 @@ def render(template: str, *, templates: Path = TEMPLATES, **context: Any) -> byt
         templates: Its folder. A template of another folder can extend those of this package.
         context: Values for the template.
     """
-    parts = _AUDIO.split(_environment(templates).get_template(template).render(context))  # text, audio, text, …
     secrets = environment_secrets()
-    parts[::2] = [redact(text, secrets) for text in parts[::2]]
+    token = _secrets.set(secrets)
+    try:
+        page = _environment(templates).get_template(template).render(context)
+    finally:
+        _secrets.reset(token)
+    parts = _AUDIO.split(page)  # text, audio, text, …
+    parts[::2] = [redact(text, secrets) for text in parts[::2]]  # also what is no plain text, such as plots
     return "".join(parts).encode()
+
+
+def _redact_value(value: Any) -> Any:
+    """Returns a text of a template without credentials, and any other value as it is.
+
+    Before texts are escaped: afterwards credentials are written otherwise.
+    """
+    return redact(value, _secrets.get()) if type(value) is str else value
 
 
 def percent(rate: float | None, digits: int = 2) -> str:
@@ -70,6 +87,7 @@ def _environment(templates: Path) -> Environment:
         loader=FileSystemLoader([templates, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_redact_value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -8,8 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 CACHE_VARIABLE = "DISTIL_RAY_CACHE"  # environment variable: the cache folder where model.cache_dir is not set
@@ -35,21 +34,23 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         build: Writes the contents into the temporary folder that it is called with.
 
     Raises:
-        WeightsError: The parent folder cannot be created.
+        WeightsError: The parent folder cannot be created, or this user may not write to it.
     """
     if folder.is_dir():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_name(folder.name + ".lock").open("w")
     except OSError as error:
-        raise WeightsError(
-            f"model.cache_dir: {folder.parent} cannot be created ({error.strerror}). Set model.cache_dir or"
-            f" {CACHE_VARIABLE} to a folder that this user may write to"
-        ) from error
-    with _locked(folder.with_name(folder.name + ".lock")):
+        raise _unwritable(folder.parent, error) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        except OSError as error:
+            raise _unwritable(folder.parent, error) from error
         try:
             build(temporary)
             temporary.chmod(0o755)  # mkdtemp creates it with 0700, which excludes other users of the node
@@ -59,8 +60,8 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
     return folder
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _unwritable(folder: Path, error: OSError) -> WeightsError:
+    return WeightsError(
+        f"model.cache_dir: {folder} cannot be written to ({error.strerror}). Set model.cache_dir or {CACHE_VARIABLE} to"
+        " a folder that this user may write to"
+    )

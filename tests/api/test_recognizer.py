@@ -1,5 +1,6 @@
 """`dr.Recognizer` on arrays."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,30 @@ def test_wrong_chunks_are_refused(english: dr.Recognizer) -> None:
         (np.zeros((100, 2), np.int16), "shape"),
         (np.zeros(100, np.int64), "int64"),
         (np.zeros(31 * 16_000, np.int16), "samples"),
+        (np.zeros(0, np.int16), "samples"),
+        (load_samples("cards-001").astype(np.float32), "floats must be from -1 to 1"),
     ):
         with pytest.raises(ValueError, match=message):
             english.transcribe([chunk])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="2 for 1 chunks"):
         english.transcribe([load_samples("cards-001")], ["en", "en"])
+
+
+def test_a_chunk_without_any_signal_is_not_recognized_as_in_the_job(english: dr.Recognizer) -> None:
+    """Whisper writes words for digital silence."""
+    silence = np.zeros(32_000, np.int16)
+    speech = load_samples("cards-001")
+    first, spoken, last = english.transcribe([silence, speech, np.full(32_000, np.nan, np.float32)])
+    assert (first.text, first.segments, first.words, first.quality_flags) == ("", (), (), ("silent_audio",))
+    assert last == first
+    assert spoken.text == english.transcribe([speech])[0].text != ""
+    everything = dr.Recognizer(english._recognizer)
+    assert everything.transcribe([silence])[0].quality_flags != ("silent_audio",)
+
+
+def test_threads_share_a_recognizer(english: dr.Recognizer) -> None:
+    chunks = [load_samples(name) for name in ("cards-001", "austen-0880-8khz", "cards-003", "cards-005")]
+    expected = [english.transcribe([chunk])[0].text for chunk in chunks]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda chunk: english.transcribe([chunk])[0].text, chunks * 2))
+    assert found == expected * 2

@@ -42,6 +42,12 @@ def test_references_without_words_have_no_rate() -> None:
     assert dr.score([], []).wer is None
 
 
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_texts_of_failed_recordings_are_refused(missing: object) -> None:
+    with pytest.raises(ValueError, match=r"hypotheses: must be texts, found (None|nan) at 1"):
+        dr.score(["a", missing], ["a", "b"])  # type: ignore[list-item]
+
+
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="references: has 1 entries for 2 hypotheses"):
         dr.score(["a", "b"], ["a"])

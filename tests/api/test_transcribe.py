@@ -61,5 +61,7 @@ def test_wrong_settings_are_refused_before_a_model_is_loaded(clips: Path, monkey
         dr.transcribe(model=MODEL)
     with pytest.raises(dr.InputError, match="no such file"):
         dr.transcribe(clips / "missing.wav", model=MODEL)
+    with pytest.raises(dr.SettingsError, match="format=polars: must be pandas or arrow"):
+        dr.transcribe(clips, model=MODEL, format="polars")  # type: ignore[call-overload]
     with pytest.raises(dr.SettingsError, match="supports English only"):
         dr.transcribe(clips, model=MODEL, language="de")

@@ -20,6 +20,16 @@ def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> No
     assert config.model.revision is None
 
 
+def test_a_command_line_has_no_comments() -> None:
+    config = load_config(None, ["output.uri=/data/out #2", "decoding.prompt='Call #12 about it'", "model.name=a #b"])
+    assert (config.output.uri, config.decoding.prompt, config.model.name) == (
+        "/data/out #2",
+        "Call #12 about it",
+        "a #b",
+    )
+    assert load_config(None, ["plan.task_audio_s=1200 # seconds"]).plan.task_audio_s == 1200
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -32,6 +42,8 @@ def test_overrides_are_yaml_and_replace_values_of_the_file(tmp_path: Path) -> No
             "decoding.suppress_tokens: must be ids, texts or numerals. Write words such as 'no' and 'yes' in quotes;"
             " found [False].",
         ),
+        ("resources.actors=yes", "resources.actors: must not be true or false; found True."),
+        ("max_failed_fraction=true", "max_failed_fraction: must not be true or false; found True."),
         ("decoding.batch_size=many", "decoding.batch_size: must be auto | int; found 'many'."),
         ("output.partition=2026-13-22", "output.partition=2026-13-22: the value is not valid YAML (month must be in"),
         ("output.partition=tonight", "output.partition: must be date | null; found 'tonight'."),

@@ -162,6 +162,11 @@ def test_an_input_s_own_credentials_are_in_no_exception(place: str, web: str) ->
         ("sftp://token@host/a and ftp://u:p@h", "sftp://***@host/a and ftp://***@h"),
         ("https://h/a?X-Amz-Credential=x&n=1&X-Amz-Signature=y", "https://h/a?X-Amz-Credential=***&n=1&X-Amz-Signature=***"),
         ("https://h/a?sv=1&sig=abc%3D", "https://h/a?sv=1&sig=***"),
+        ("https://u:p@ss@host/a", "https://***@host/a"),
+        ("https://u:pa/ss@host/a and https://u:pa#ss@host/a", "https://***@host/a and https://***@host/a"),
+        ("http://host:8080/mail@host/a.wav", "http://host:8080/mail@host/a.wav"),
+        ("https://h/a?pass=hunter2&passage=3&password=x", "https://h/a?pass=***&passage=3&password=***"),
+        ("<b>https://h/a?sig=abc</b>", "<b>https://h/a?sig=***</b>"),
         ("url=URL('https://h/a?access_token=abc')", "url=URL('https://h/a?access_token=***')"),
     ],
 )  # fmt: skip
@@ -178,6 +183,8 @@ def test_a_password_is_hidden_in_any_text_around_it(around: str, password: str) 
 def test_an_environment_s_secret_is_hidden_wherever_it_turns_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_0123456789")
     assert str(SettingsError("the hub refused hf_0123456789 today")) == f"the hub refused {HIDDEN} today"
+    monkeypatch.setenv("AZURE_STORAGE_KEY", "hf_0123456789 and more")
+    assert redact("hf_0123456789 and more") == HIDDEN, "not only the shorter one that it contains"
 
 
 # Where a list may lead

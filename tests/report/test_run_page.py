@@ -5,6 +5,7 @@ import os
 import re
 from base64 import b64decode
 from datetime import date
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,43 @@ def test_missing_audio_is_replaced_by_the_reason(output: Path, page: Path) -> No
     few = page_text(output, Config.model_validate({"report": {"audio_mb": 0.001}}))
     assert OVER_BUDGET in few
     write_run_page(str(output), "run", Config())
+
+
+class _OpenTags(HTMLParser):
+    """The tags that are open, and those that were closed in another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in ("meta", "link", "br", "hr", "img", "input", "path", "line", "rect", "circle"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open and self.open[-1] == tag:
+            self.open.pop()
+        elif tag not in ("path", "line", "rect", "circle"):
+            self.wrong.append(tag)
+
+
+def test_redacted_names_leave_the_page_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of signed URLs, whose value ends where the next tag begins, and of secrets that are written otherwise in HTML."""
+    monkeypatch.setenv("SOME_API_KEY", "secret<&'with\"marks")
+    signed = "https://host/calls/{}.wav?X-Amz-Date=1&X-Amz-Signature={}"
+    rows = [
+        transcript(signed.format(1, "a1b2c3"), "so be it", "so be"),
+        failed(signed.format(2, "d4e5f6"), "not_found"),
+    ]
+    rows.append(transcript("c", "it is secret<&'with\"marks now", "it is"))
+    write_output(tmp_path, rows)
+    page = Path(write_run_page(str(tmp_path), "run", Config())).read_text()
+    tags = _OpenTags()
+    tags.feed(page)
+    assert (tags.open, tags.wrong) == ([], [])
+    assert "a1b2c3" not in page and "d4e5f6" not in page and "with&#34;marks" not in page and "secret&lt;" not in page
+    assert "calls/2.wav?X-Amz-Date=1&amp;X-Amz-Signature=***</" in page
 
 
 def test_signed_urls_are_redacted_and_audio_data_that_resembles_them_is_not(

@@ -257,6 +257,26 @@ def test_damaged_weights_are_refused_and_leave_nothing_in_the_cache(
     assert not (tmp_path / "model" / "executed").exists()
 
 
+@pytest.mark.parametrize(("is_other", "is_untied"), [(True, True), (True, False), (False, True)])
+def test_an_output_projection_of_its_own_is_not_dropped(
+    checkpoint: Checkpoint, tmp_path: Path, is_other: bool, is_untied: bool
+) -> None:
+    """Only transformers' safetensors can hold one. Where the config says that it is tied, it does not count."""
+    path = put(write_pytorch, checkpoint, tmp_path / "model")
+    for shard in path.glob("pytorch_model-*.bin"):
+        state = torch.load(shard)
+        if is_other and "proj_out.weight" in state:
+            state["proj_out.weight"] = state["proj_out.weight"] + 1
+        torch.save(state, shard)
+    config = json.loads((path / "config.json").read_text()) | {"tie_word_embeddings": not is_untied}
+    (path / "config.json").write_text(json.dumps(config))
+    if is_other and is_untied:
+        with pytest.raises(WeightsError, match=r"output projection .* is not the embedding of tokens"):
+            fetch_weights(str(path), cache_dir=tmp_path / "cache")
+    else:
+        assert fetch_weights(str(path), cache_dir=tmp_path / "cache").is_dir()
+
+
 def test_a_shard_that_wants_to_execute_something_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     path = put(write_pytorch, checkpoint, tmp_path / "model")
     torch.save({"a": Executed(tmp_path / "executed")}, path / "pytorch_model-00001-of-00002.bin")

@@ -1,5 +1,6 @@
 """Folders of the weights cache are built once and are never visible incomplete."""
 
+import tempfile
 import threading
 from pathlib import Path
 
@@ -38,6 +39,20 @@ def test_a_build_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path: Path
         build_once(tmp_path / "model", fail)
     assert not (tmp_path / "model").exists()
     assert build_once(tmp_path / "model", lambda folder: None).is_dir()
+
+
+@pytest.mark.parametrize("name", ["open", "mkdtemp"])
+def test_a_cache_that_this_user_may_not_write_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its folder exists, of another user: neither the lock nor a temporary folder can be made."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path if name == "open" else tempfile, name, refuse)
+    with pytest.raises(WeightsError, match=rf"model\.cache_dir: {tmp_path} cannot be written to \(Permission denied\)"):
+        build_once(tmp_path / "model", lambda folder: None)
 
 
 def test_the_cache_lies_where_it_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,13 +27,13 @@ from distil_ray.whisper.formats.model_files import (
 from distil_ray.whisper.formats.tensors import (
     FLOAT16,
     FLOAT32,
-    TIED,
     Array,
     Checkpoint,
     Json,
     Sizes,
     Tensor,
     check_tensors,
+    drop_projection,
 )
 from distil_ray.whisper.formats.vocabulary import (
     ENGLISH_SIZE,
@@ -180,6 +180,7 @@ def read_folder(folder: Path) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     for path in sorted(folder.glob("*.safetensors")):
         tensors |= _safetensors(path)
+    tensors = drop_projection(str(folder), config, tensors)
     check_tensors(str(folder), sizes, tensors)
     generation = read_json(folder / "generation_config.json") or {}
     return Checkpoint(str(folder), sizes, tensors, tokenizer=tokenizer, generation=generation)
@@ -200,8 +201,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
     found = {}
     for name in file.keys():  # noqa: SIM118 - no mapping
-        if name != TIED:
-            part = file.get_slice(name)
-            dtype = FLOAT16 if part.get_dtype() == "F16" else FLOAT32
-            found[name] = Tensor(tuple(part.get_shape()), dtype, partial(load, name))
+        part = file.get_slice(name)
+        dtype = FLOAT16 if part.get_dtype() == "F16" else FLOAT32
+        found[name] = Tensor(tuple(part.get_shape()), dtype, partial(load, name))
     return found

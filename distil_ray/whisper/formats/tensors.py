@@ -20,6 +20,7 @@ Json = dict[str, Any]
 Array = NDArray[np.floating]
 
 FLOAT32, FLOAT16 = "float32", "float16"
+EMBEDDING = "model.decoder.embed_tokens.weight"
 TIED = "proj_out.weight"  # the output projection: the embedding once more
 MAX_SIZE = 1 << 20  # of any single size; a damaged header has others
 KERNEL = 3  # width of both convolutions
@@ -160,7 +161,7 @@ def expected_shapes(sizes: Sizes) -> dict[str, tuple[int, ...]]:
         "model.encoder.conv2.bias": (width,),
         "model.encoder.embed_positions.weight": (sizes.max_source_positions, width),
         "model.decoder.embed_positions.weight": (sizes.max_target_positions, width),
-        "model.decoder.embed_tokens.weight": (sizes.vocab_size, width),
+        EMBEDDING: (sizes.vocab_size, width),
     }
     for side, layers, inner in (
         ("encoder", sizes.encoder_layers, sizes.encoder_ffn_dim),
@@ -185,6 +186,31 @@ def _layer_shapes(name: str, width: int, inner: int, has_cross_attention: bool) 
 
 def _pair(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def drop_projection(source: str, config: Json, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the tensors without the output projection, which is the embedding of tokens once more.
+
+    Args:
+        source: Name of the checkpoint, for messages.
+        config: Its config.json.
+        tensors: Its tensors.
+
+    Raises:
+        WeightsError: It is another matrix, which the formats cannot express.
+    """
+    is_other = (
+        config.get("tie_word_embeddings") is False
+        and TIED in tensors
+        and EMBEDDING in tensors
+        and not np.array_equal(tensors[TIED].load(), tensors[EMBEDDING].load())
+    )
+    if is_other:
+        raise WeightsError(
+            f"{source}: its output projection ({TIED}) is not the embedding of tokens (tie_word_embeddings is false)."
+            " Only safetensors can be used of such a checkpoint: save it with save_pretrained"
+        )
+    return {name: tensor for name, tensor in tensors.items() if name != TIED}
 
 
 def check_tensors(source: str, sizes: Sizes, tensors: Mapping[str, Tensor]) -> None:

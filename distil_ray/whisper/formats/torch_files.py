@@ -11,7 +11,7 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, TIED, Array, Checkpoint, Json, Sizes, Tensor
+from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, Array, Checkpoint, Json, Sizes, Tensor, drop_projection
 from distil_ray.whisper.weights_cache import WeightsError
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _storages(content: Any) -> Iterator["torch.UntypedStorage"]:
 
 
 def torch_tensors(source: str, state: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Returns the tensors of a state dict, without the tied output projection. bfloat16 becomes float32, exactly.
+    """Returns the tensors of a state dict. bfloat16 becomes float32, exactly.
 
     Raises:
         WeightsError: Something in it is no tensor of floating-point numbers.
@@ -90,8 +90,7 @@ def torch_tensors(source: str, state: Mapping[Any, Any]) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             kind = str(value.dtype).removeprefix("torch.")
             raise WeightsError(f"{source}: {name} is {kind}; must be float32, float16 or bfloat16")
-        if name != TIED:
-            found[name] = lazy_tensor(value)
+        found[name] = lazy_tensor(value)
     return found
 
 
@@ -123,7 +122,7 @@ def read_pytorch(folder: Path, config: Json) -> Checkpoint:
         if not isinstance(state, dict):
             raise WeightsError(f"{name}: must be a state dict; found {type(state).__name__}")
         tensors |= torch_tensors(name, state)
-    return Checkpoint(WEIGHTS, Sizes.from_config(config), tensors)
+    return Checkpoint(WEIGHTS, Sizes.from_config(config), drop_projection(WEIGHTS, config, tensors))
 
 
 def weight_files(folder: Path) -> list[str]:
