@@ -117,10 +117,17 @@ class _StandardError(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
+class _RedactingFormatter(logging.Formatter):
+    """Hides credentials in records of any logger, tracebacks included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
 def set_up_logging(arguments: argparse.Namespace) -> None:
     """Sends log records and warnings to standard error, in the format that `--log-format` asks for."""
     handler = _StandardError()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     if arguments.log_format == "json":
         from distil_ray.cli.console import JsonFormatter
 

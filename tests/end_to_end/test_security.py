@@ -5,6 +5,8 @@ import gzip
 import io
 import json
 import re
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -185,6 +187,25 @@ def test_an_environment_s_secret_is_hidden_wherever_it_turns_up(monkeypatch: pyt
     assert str(SettingsError("the hub refused hf_0123456789 today")) == f"the hub refused {HIDDEN} today"
     monkeypatch.setenv("AZURE_STORAGE_KEY", "hf_0123456789 and more")
     assert redact("hf_0123456789 and more") == HIDDEN, "not only the shorter one that it contains"
+
+
+LOGS = """
+import argparse, logging
+from distil_ray.cli.command_line import set_up_logging
+
+set_up_logging(argparse.Namespace(log_format="{form}", debug=False))
+try:
+    raise OSError("cannot read https://u:hunter2@h/a?sig=abcdef")
+except OSError:
+    logging.getLogger("some.library").warning("https://u:hunter2@h/x", exc_info=True)
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_records_of_other_libraries_are_redacted(form: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOGS.format(form=form)], capture_output=True, text=True, check=True)
+    assert HIDDEN in done.stderr and "some.library" in done.stderr
+    assert "hunter2" not in done.stderr and "abcdef" not in done.stderr
 
 
 # Where a list may lead
