@@ -6,6 +6,7 @@ other processes wait for a file lock, which the kernel releases even if the buil
 
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder
+        _remove_leftovers(folder)
         try:
             temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         except OSError as error:
@@ -58,6 +60,14 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes the temporary folders of builders of `folder` that were killed. Only for the holder of its lock."""
+    is_leftover = re.compile(rf"\.{re.escape(folder.name)}-[a-z0-9_]{{8}}").fullmatch  # as mkdtemp names them
+    for path in folder.parent.iterdir():
+        if is_leftover(path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _unwritable(folder: Path, error: OSError) -> WeightsError:

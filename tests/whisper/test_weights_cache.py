@@ -41,6 +41,16 @@ def test_a_build_that_fails_leaves_nothing_and_can_be_tried_again(tmp_path: Path
     assert build_once(tmp_path / "model", lambda folder: None).is_dir()
 
 
+def test_what_a_killed_builder_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Weights of a large model are gigabytes. Folders of other names stay: they may be in the making."""
+    left, others = tmp_path / ".model-ab12_cd3", [".model-large-ab12_cd3", ".other-ab12_cd3", "model-ab12_cd3"]
+    for path in (left, *(tmp_path / name for name in others)):
+        path.mkdir()
+        (path / "half").write_text("…")
+    build_once(tmp_path / "model", lambda folder: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "model", "model.lock"])
+
+
 @pytest.mark.parametrize("name", ["open", "mkdtemp"])
 def test_a_cache_that_this_user_may_not_write_to_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
