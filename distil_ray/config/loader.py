@@ -231,6 +231,8 @@ def _explain(detail: ErrorDetails) -> str:
     """Returns a line for one of pydantic's errors: key, value, reason, nearest valid key."""
     loc = [str(part) for part in detail["loc"]]
     found = f"; found {detail['input']!r}."
+    if detail["type"] == "extra_forbidden" and "." in loc[-1]:
+        return f"{loc[-1]}: settings are nested by section; keys with dots are for overrides."
     if detail["type"] == "extra_forbidden":
         return f"{'.'.join(loc)}: unknown setting.{_nearest('.'.join(loc))}"
     if detail["type"] == "string_pattern_mismatch":

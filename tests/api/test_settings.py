@@ -22,6 +22,8 @@ def test_arguments_override_overrides_and_these_the_config(tmp_path: Path) -> No
 def test_what_is_wrong_is_named() -> None:
     with pytest.raises(dr.SettingsError, match=r"Did you mean decoding\.language"):
         dr.load_config(overrides={"decoding.lang": "de"})
+    with pytest.raises(dr.SettingsError, match=r"model\.dtype: settings are nested .* dots are for overrides"):
+        make_config({"model.dtype": "int8"}, None)
     with pytest.raises(dr.SettingsError, match="not a section"):
         make_local_config({"resources": 3}, {})
 
