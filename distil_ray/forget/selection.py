@@ -204,7 +204,8 @@ def _unlisted_ids(config: Config, ledger: Ledger, storage: Storage) -> Keys:
     unread_files: set[str] = set()
     for one in listing:
         listed.append(one.recording_id)
-        unread_files.update(filter(None, [unread_file(one)]))
+        if (file := unread_file(one)) is not None:
+            unread_files.add(file)
     rows = rows_outside(ledger, unlisted_rows(ledger, id_keys(listed)), unread_files, storage)
     share, limit = len(rows) / max(ledger.num_rows, 1), config.output.max_deleted_fraction
     if share > limit:

@@ -4,8 +4,8 @@
 
 Until the last row is written, readers see only the old rows. The replacement is a series of puts and deletes that can
 each be repeated: the next nightly run, of any date, completes an interrupted one. A failure does not replace a
-transcript. A redo needs storage for the
-transcripts of the date twice. Rows of recordings that the input no longer lists stay unchanged.
+transcript. A redo needs storage for the transcripts of the date twice. Rows of recordings that the input no longer
+lists stay unchanged.
 """
 
 import io
@@ -70,7 +70,7 @@ def redo_date(
         NotReplacedError: More recordings failed than the settings allow.
     """
     storage, output = Storage(config.storage), normalize(config.output.uri)
-    ids = set(_ids(partition_uri(output, attempt.day), storage))
+    ids = {row["recording_id"] for row in _rows(partition_uri(output, attempt.day), ["recording_id"], storage)}
     if not ids:
         raise SettingsError(
             f"--redo {attempt.day}: {output} has no transcripts of this date, so there is nothing to transcribe again."
@@ -111,8 +111,10 @@ def replace_rows(
     """
     side, partition = _redo_uri(output, attempt), partition_uri(output, attempt.day)
     aside = partition_uri(side, attempt.day)
-    kept = _ids_with_better_rows(attempt.run_id, aside, partition, storage)
-    ids = pa.array(set(_ids(aside, storage)) - kept, pa.string())
+    statuses = {(row["recording_id"], row["status"]) for row in _rows(aside, ["recording_id", "status"], storage)}
+    failed = {recording_id for recording_id, status in statuses if status == Status.FAILED}
+    kept = _ids_with_better_rows(failed, attempt.run_id, partition, storage)
+    ids = pa.array({recording_id for recording_id, _ in statuses} - kept, pa.string())
     for uri in list_data_files(aside, storage):
         table = open_parquet(io.BytesIO(storage.read(uri))).read()
         rows = table.filter(pc.is_in(table["recording_id"], value_set=ids))
@@ -144,15 +146,13 @@ def replace_rows(
     )
 
 
-def _ids_with_better_rows(run_id: str, aside: str, partition: str, storage: Storage) -> set[str]:
-    """Returns the recordings that have failed in the redo `run_id`, and whose old row has not."""
-    columns = ["recording_id", "status", "run_id"]
-    failed = {row["recording_id"] for row in _rows(aside, columns, storage) if row["status"] == Status.FAILED}
+def _ids_with_better_rows(failed: set[str], run_id: str, partition: str, storage: Storage) -> set[str]:
+    """Returns those of the recordings that failed in the redo `run_id` whose old row has not failed."""
     if not failed:
-        return failed
+        return set()
     return {
         row["recording_id"]
-        for row in _rows(partition, columns, storage)
+        for row in _rows(partition, ["recording_id", "status", "run_id"], storage)
         if row["run_id"] != run_id and row["status"] != Status.FAILED and row["recording_id"] in failed
     }
 
@@ -167,12 +167,6 @@ def _remove_replaced_rows(ids: pa.Array, run_id: str, partition: str, storage: S
             storage.delete(uri)
         elif kept.num_rows < table.num_rows:
             storage.put(uri, to_parquet_bytes(kept))
-
-
-def _ids(folder: str, storage: Storage) -> Iterator[str]:
-    """Yields the recording ID of every row in a partition."""
-    for row in _rows(folder, ["recording_id"], storage):
-        yield row["recording_id"]
 
 
 def _rows(folder: str, columns: list[str], storage: Storage) -> Iterator[dict[str, Any]]:

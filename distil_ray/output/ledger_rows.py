@@ -88,19 +88,21 @@ def drop_rows(ledger: Ledger, rows: Rows, storage: Storage, check: Callable[[], 
         before = storage.read(uri)
         table = open_parquet(io.BytesIO(before)).read()
         numbers = ledger.row[selected]
-        is_as_listed = numbers.max() < table.num_rows and (_ids(table, numbers) == ledger.ids[selected]).all()
-        kept = np.ones(table.num_rows, np.bool_)
-        kept[numbers[numbers < table.num_rows]] = False
         check()
-        if is_as_listed and not kept.any():
+        if numbers.max() >= table.num_rows or (_ids(table, numbers) != ledger.ids[selected]).any():
+            raise _changed_error(uri)
+        kept = np.ones(table.num_rows, np.bool_)
+        kept[numbers] = False
+        if not kept.any():
             storage.delete_file(uri)
-        elif not is_as_listed or not storage.replace_if_unchanged(
-            uri, before, to_parquet_bytes(table.filter(pa.array(kept)))
-        ):
-            raise RunError(
-                f"{uri}: was changed while this run replaced rows in it. Check that no other program writes"
-                " to the output."
-            )
+        elif not storage.replace_if_unchanged(uri, before, to_parquet_bytes(table.filter(pa.array(kept)))):
+            raise _changed_error(uri)
+
+
+def _changed_error(uri: str) -> RunError:
+    return RunError(
+        f"{uri}: was changed while this run replaced rows in it. Check that no other program writes to the output."
+    )
 
 
 def _ids(table: pa.Table, numbers: NDArray[np.int32]) -> Keys:

@@ -6,9 +6,8 @@ A line has ten fields separated by blanks:
 
 They are type, name of the audio, channel (from 1), start and duration in seconds of the file, two unused fields,
 speaker, and two unused fields, of which older files have one. Kaldi and SpeechBrain write channel 0 in all lines: it
-counts as ``<NA>``. Lines of the other types of RTTM and comments (``;;``) are skipped. Every other line is
-an error that names file and line, and fails the recordings of that file: a skipped line would give its words to
-somebody else.
+counts as ``<NA>``. Lines of the other types of RTTM and comments (``;;``) are skipped. Every other line is an error
+that names file and line, and fails the recordings of that file: a skipped line would give its words to somebody else.
 
 `add_speaker_turns` reads the file that a reader has found for a recording (`Recording.rttm_uri`). Times become those of
 the recording, which may be a segment or a channel of its file.

@@ -21,7 +21,6 @@ TEMPLATES = Path(__file__).parent / "templates"
 # because quotes in data are escaped.
 _AUDIO = re.compile(r'(?<=data-source=")(data:audio/ogg;base64,[A-Za-z0-9+/=]*)')
 
-
 _secrets: ContextVar[list[str]] = ContextVar("secrets")  # of the page that is rendered
 
 

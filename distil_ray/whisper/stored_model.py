@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distil_ray.whisper.formats.tensors import TIED, Sizes, expected_shapes
+from distil_ray.whisper.formats.tensors import EMBEDDING, TIED, Sizes, expected_shapes
 from distil_ray.whisper.safetensors_files import StoredRows, StoredTensors
 from distil_ray.whisper.weights_cache import WeightsError
 
-EMBEDDING = "model.decoder.embed_tokens.weight"
 MEDIAN_FILTER_WIDTH = 7  # of word timestamps, where config.json does not state it
 
 

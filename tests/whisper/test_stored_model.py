@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
+from distil_ray.whisper.formats.tensors import EMBEDDING
 from distil_ray.whisper.model import load_model
 from distil_ray.whisper.model_folders import SHARD_INDEX
 from distil_ray.whisper.safetensors_files import MAX_KEPT_ROWS, StoredTensors
-from distil_ray.whisper.stored_model import EMBEDDING, StoredModel
+from distil_ray.whisper.stored_model import StoredModel
 from distil_ray.whisper.weights_cache import WeightsError
 
 CPU = torch.device("cpu")

@@ -236,6 +236,7 @@ def median_filter(values: Tensor, width: int) -> Tensor:
     """Returns the running median over `width` neighbors of the last axis, mirrored at both ends.
 
     `values` has the shape (heads, tokens, positions).
+
     A partial bubble sort finds the upper half of the neighbors: a third of the time of sorting them.
     """
     half = width // 2

@@ -42,9 +42,10 @@ from distil_ray.recognition.native.linear import (
 )
 from distil_ray.recognition.native.query_record import QueryRecord
 from distil_ray.recognition.native.state_attention import StateProjection, attend_to_states, can_read_states
+from distil_ray.whisper.formats.tensors import EMBEDDING
 from distil_ray.whisper.processor import Int8Products
 from distil_ray.whisper.safetensors_files import StoredRows
-from distil_ray.whisper.stored_model import EMBEDDING, StoredModel
+from distil_ray.whisper.stored_model import StoredModel
 
 # Called with: number of the layer, scaled queries (rows, heads, P, head), a function that returns the transposed keys,
 # (rows, heads, head, T), of the heads with these numbers, and the mask.

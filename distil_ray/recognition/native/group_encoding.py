@@ -5,11 +5,10 @@ A step of the decoder is limited by memory, a window in the encoder by arithmeti
 rows run. Every window is encoded there, so that the activations are in memory once.
 
 Three rules make that correct. The side stream begins each run after all that was queued before it, such as encoded
-silence that was computed anew. Whoever takes the result of a
-group lets the current stream wait for it. And the side stream waits for the current one before it allocates again,
-once the results are written to the caches: their memory belongs to the side stream and may then be used anew.
-Recorded steps are not affected: nothing is queued on the side stream while one is recorded, and recording begins by
-waiting for the device.
+silence that was computed anew. Whoever takes the result of a group lets the current stream wait for it. And the side
+stream waits for the current one before it allocates again, once the results are written to the caches: their memory
+belongs to the side stream and may then be used anew. Recorded steps are not affected: nothing is queued on the side
+stream while one is recorded, and recording begins by waiting for the device.
 """
 
 from collections import deque
