@@ -229,7 +229,7 @@ def _check_last_summary(inventory: Inventory, output: str, storage: Storage, fin
     if not ended:
         findings.notes.append(f"no run has finished with {SUCCESS_FILE}")
         return
-    summary = max(ended, key=lambda summary: str(summary["finished_at"]))
+    summary = max(ended, key=lambda summary: (summary["finished_at"], summary["run_id"]))  # whole seconds
     kind = FingerprintRows()
     names = summary.get("rows_by_fingerprint") or [summary["fingerprint"]]
     for name in names:

@@ -297,6 +297,20 @@ def test_a_plan_or_summary_that_cannot_be_read_is_a_difference(folder: Path) -> 
     assert "summary.json: cannot be read" in words
 
 
+def test_of_runs_that_ended_in_the_same_second_the_newer_one_counts(folder: Path) -> None:
+    runs = folder / "out/runs"
+    shutil.copytree(runs / "first", runs / "before")
+    summary = json.loads((runs / "first/summary.json").read_text())
+    other = summary | {"run_id": "before", "insertions": summary["insertions"] + 2}
+    (runs / "before/summary.json").write_text(json.dumps(other))
+    code, words = _verify(folder)
+    assert code == ExitCode.DONE, words
+
+    (runs / "before").rename(runs / "second")
+    (runs / "second/summary.json").write_text(json.dumps(other | {"run_id": "second"}))
+    assert "do not add up to the summary of run second: insertions" in _difference(folder)
+
+
 def test_a_missing_output_is_a_settings_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"output\.uri=.*: nothing found"):
         _verify(tmp_path)
