@@ -19,6 +19,8 @@ from rich.console import Console
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.forget.job import forget
+from distil_ray.forget.settings import ForgetSettings
 from distil_ray.output.lease import acquire_lease
 from distil_ray.pipeline import runner
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
@@ -202,6 +204,19 @@ def test_a_run_that_did_not_finish_is_reported_with_its_missing_recordings(folde
     assert "run first has no _SUCCESS; all that it planned has rows" in words
     _tasks(folder)[0].unlink()
     assert "planned have no row" in _difference(folder)
+
+
+def test_rows_of_a_run_that_did_not_finish_do_not_stand_for_forgotten_ones(folder: Path, whisper_tiny_en: Path) -> None:
+    forget(_settings(folder), ForgetSettings(recordings=("4.wav",)), Console(file=io.StringIO()))
+    (folder / "audio" / "4.wav").unlink()
+    soundfile.write(folder / "audio" / "new.wav", np.full(SAMPLE_RATE, 1000, np.int16), SAMPLE_RATE)
+    _run(_settings(folder, f"model.name={whisper_tiny_en}", "run_id=second", "plan.task_audio_s=8"))
+    for name in ("_SUCCESS", "summary.json"):
+        (folder / "out/runs/second" / name).unlink()
+    code, words = _verify(folder)
+    assert code == ExitCode.DONE, words
+    assert "6 rows" in words  # as many as the summary of the first run counts, but others
+    assert "distil-ray forget removed 1 row since the summary of run first" in words
 
 
 def test_a_listing_that_has_grown_or_changed_is_reported(folder: Path) -> None:
