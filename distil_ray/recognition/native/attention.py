@@ -259,7 +259,8 @@ def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor |
     """
     if runs_in_amx(query):
         return functional.scaled_dot_product_attention(query, keys.transpose(-1, -2), values, attn_mask=mask, scale=1.0)
-    weights = torch.matmul(query, keys)
+    # A single row would be read where it lies and several rows be copied together: the kernels differ by the layout.
+    weights = torch.matmul(query.contiguous(), keys)
     if mask is not None:
         weights += mask
     return torch.matmul(torch.softmax(weights, dim=-1), values)

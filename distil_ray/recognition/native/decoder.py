@@ -253,15 +253,20 @@ class Decoder:
         rows, length = ids.shape
         encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_mask.shape[1])
         cache.reserve_texts(length)
-        columns = self._columns[:length]
-        causal = additive_mask(columns[None, None, :] <= columns[None, :, None], self.dtype)
+        # Whole vector lanes: where the weights of a row begin in memory does not depend on the rows before it.
+        num_keys = round_up_to_lanes(length, len(self._columns))
+        columns = self._columns[:num_keys]
+        causal = additive_mask(columns[None, None, :] <= columns[None, :length, None], self.dtype)
         cross_mask = cache.cross_mask[slots, None, None, :encoder_positions]
         hidden = self._tokens[ids] + self._positions[:length]
         for index, layer in enumerate(self._layers):
             qkv = layer.self_qkv(layer.self_norm(hidden)).view(rows, length, 3, self.heads, self.head_size)
             cache.self_kv[index][:, slots, :, :length] = qkv[:, :, 1:].permute(2, 0, 3, 1, 4)
             query, key, value = qkv.permute(2, 0, 3, 1, 4)
-            hidden = hidden + layer.self_out(merge_heads(masked_attention(query, key.transpose(2, 3), value, causal)))
+            # Copies have one layout for any number of rows.
+            keys = functional.pad(key.transpose(2, 3), (0, num_keys - length))
+            values = functional.pad(value, (0, 0, 0, num_keys - length))
+            hidden = hidden + layer.self_out(merge_heads(masked_attention(query, keys, values, causal)))
             query = layer.cross_query(layer.cross_norm(hidden)).view(rows, length, self.heads, self.head_size)
             query = query.transpose(1, 2)
             if hook is not None:

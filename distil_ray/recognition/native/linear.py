@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from distil_ray.recognition.native.half_linear import HalfLinear, is_half_exact
+from distil_ray.recognition.native.half_linear import HalfLinear, find_half_factor
 from distil_ray.whisper.int8_kernels import MAX_INT8, pack
 from distil_ray.whisper.processor import Int8Products, has_amx
 
@@ -100,8 +100,8 @@ def prepare_for_steps(linear: Linear, has_many_rows: bool = False) -> Projection
         return PackedLinear(linear)
     if linear.weight.dtype != torch.float32:
         return partial(pad_single_row, linear)
-    if is_half_exact(linear.weight):
-        return HalfLinear(linear.weight, linear.bias, has_many_rows)
+    if (factor := find_half_factor(linear.weight)) is not None:
+        return HalfLinear(linear.weight, linear.bias, factor, has_many_rows)
     return PackedLinear(linear)
 
 

@@ -13,11 +13,14 @@ query per row that takes about as long as reading keys and values from memory. F
 longer: there the decoder reads keys and values.
 """
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from distil_ray.recognition.native.linear import Linear
+from distil_ray.recognition.native.row_padding import RowPadding
 
 
 def can_read_states(tensor: Tensor) -> bool:
@@ -45,21 +48,17 @@ class StateProjection:
     def project_queries(self, query: Tensor) -> Tensor:
         """Returns queries for states, shape (rows, P x heads, d_model), of scaled ones, (rows, P, heads, head)."""
         rows, length, heads, _ = query.shape
-        num = rows * length
-        # Kernels for a single row add in another order: it is computed beside a copy of itself.
-        by_head = query.flatten(0, 1).expand(max(num, 2), -1, -1).transpose(0, 1)
-        projected = torch.bmm(by_head, self._keys)[:, :num]
+        padding, _ = _row_paddings(*self._keys.shape)
+        projected = _multiply_queries(padding.pad(query.flatten(0, 1)), self._keys)[: rows * length]
         # The kernel of attention may add in another order where queries lie otherwise in memory.
-        return projected.transpose(0, 1).contiguous().view(rows, length * heads, -1)
+        return projected.contiguous().view(rows, length * heads, -1)
 
     def project_sums(self, sums: Tensor) -> Tensor:
         """Returns the mixed values, shape (rows, P, d_model), of sums of states, (rows, P x heads, d_model)."""
-        rows, queries, width = sums.shape
-        heads = len(self._values)
-        num = rows * queries // heads
-        # With the weights on the left, the order of additions does not depend on the number of rows from two on.
-        by_head = sums.view(num, heads, width).expand(max(num, 2), -1, -1).permute(1, 2, 0)
-        mixed = torch.bmm(self._values, by_head)[..., :num].permute(2, 0, 1).reshape(rows, -1, width)
+        rows, _, width = sums.shape
+        _, padding = _row_paddings(*self._values.shape)
+        by_row = sums.view(-1, len(self._values), width)
+        mixed = _multiply_sums(padding.pad(by_row), self._values)[: len(by_row)].reshape(rows, -1, width)
         return mixed if self._bias is None else mixed + self._bias
 
     def keys(self, states: Tensor, heads: Tensor) -> Tensor:
@@ -81,6 +80,32 @@ class StateProjection:
         keys = torch.matmul(self._keys, states.T)
         values = torch.matmul(states, self._values.transpose(1, 2))
         return keys, values if self._bias is None else values + self._bias.view(len(values), 1, -1)
+
+
+def _multiply_queries(query: Tensor, keys: Tensor) -> Tensor:
+    """Returns the products of queries, shape (num, heads, head), with weights, (heads, head, width): (num, heads,
+    width).
+    """
+    return torch.bmm(query.transpose(0, 1), keys).transpose(0, 1)
+
+
+def _multiply_sums(sums: Tensor, values: Tensor) -> Tensor:
+    """Returns the products of sums, shape (num, heads, width), with weights, (heads, head, width): (num, heads, head).
+
+    The weights are on the left: on Intel processors, the order of additions then depends on the number of rows only for
+    a single one.
+    """
+    return torch.bmm(values, sums.permute(1, 2, 0)).permute(2, 0, 1)
+
+
+@functools.cache
+def _row_paddings(heads: int, head_size: int, width: int) -> tuple[RowPadding, RowPadding]:
+    """Returns the paddings of queries and of sums for all layers of these sizes."""
+    weights = torch.randn(heads, head_size, width, generator=torch.Generator().manual_seed(0))
+    return (
+        RowPadding(functools.partial(_multiply_queries, keys=weights), (heads, head_size)),
+        RowPadding(functools.partial(_multiply_sums, values=weights), (heads, width)),
+    )
 
 
 def attend_to_states(query: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:

@@ -1,12 +1,15 @@
 """Products with weights in 16 bits are those of the same numbers in float32, and rows are independent."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.native.half_linear import HALF_ENGINES, HalfLinear, is_half_exact
-from distil_ray.recognition.native.linear import Linear, PackedLinear, prepare_for_steps
+from distil_ray.recognition.native.half_linear import HALF_ENGINES, HalfLinear, find_half_factor
+from distil_ray.recognition.native.linear import Linear, PackedLinear, fuse_linears, prepare_for_steps
+from distil_ray.whisper.stored_model import StoredModel
 
 needs_kernel = pytest.mark.skipif(
     torch.backends.quantized.engine not in HALF_ENGINES, reason="this processor has no kernel for float16 weights"
@@ -46,15 +49,29 @@ def test_blocks_of_outputs_for_many_rows_give_the_same_numbers(has_bias: bool) -
 
 
 @needs_kernel
+def test_weights_with_the_scale_of_attention_give_the_same_bits_as_without(whisper_tiny_en: Path) -> None:
+    layers = StoredModel(whisper_tiny_en, torch.float32, torch.device("cpu")).model.decoder.layers
+    attention = next(iter(layers)).self_attn
+    query, key = attention.q_proj, attention.k_proj
+    scaled, plain = fuse_linears((query, attention.scaling), (key, 1.0)), fuse_linears((query, 1.0), (key, 1.0))
+    assert attention.scaling == 1 / 8
+    assert (find_half_factor(plain.weight), find_half_factor(scaled.weight)) == (1.0, 8.0)
+    rows = torch.randn(16, query.weight.shape[1], generator=torch.Generator().manual_seed(0))
+    expected = prepare_for_steps(plain)(rows)
+    expected[:, : query.out_features] /= 8
+    assert torch.equal(prepare_for_steps(scaled)(rows), expected)
+
+
+@needs_kernel
 @pytest.mark.parametrize("number", [1e-9, 1.0001, 70_000.0, float("nan")])
 def test_a_weight_with_another_number_stays_in_float32(number: float) -> None:
     weight = torch.ones(8, 16)
-    assert is_half_exact(weight)
+    assert find_half_factor(weight) == 1.0
     weight[7, 15] = number
-    assert not is_half_exact(weight)
+    assert find_half_factor(weight) is None
     assert isinstance(prepare_for_steps(Linear(weight, None)), PackedLinear)
 
 
 def test_a_processor_without_the_kernel_stays_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distil_ray.recognition.native.half_linear.HALF_ENGINES", ())
-    assert not is_half_exact(torch.ones(8, 16))
+    assert find_half_factor(torch.ones(8, 16)) is None
