@@ -50,6 +50,8 @@ def at(seconds: float) -> int:
         ([at(0.5), 10, at(8)], 3000, [(0, 400, [at(0.5), 10, at(8)])], 3000),
         ([at(0), 10, 11], 2001, [(0, 1000, [at(0), 10, 11])], 2001),
         ([], 500, [], 500),
+        # behind a prefix, which `<|0.00|>` stands before, a text begins with a word
+        ([10, at(4), at(4), 11], 3000, [(0, 200, [10, at(4), at(4)])], 400),
     ],
 )
 def test_a_text_is_kept_up_to_its_last_closed_segment(
