@@ -279,7 +279,10 @@ def _drop_text_before(single: DecodingPass, index: int, tokens: Tokens) -> Decod
 
 
 def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResult:
-    """Returns the passes of one chunk as one result. `passes` begin at whole encoder positions and are in order."""
+    """Returns the passes of one chunk as one result, whose timestamps never decrease.
+
+    `passes` begin at whole encoder positions and are in order.
+    """
     ids: list[int] = []
     ends: list[int] = []
     probabilities: list[float] = []
@@ -289,8 +292,12 @@ def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResul
         ):  # the last timestamp begins a segment that the next pass writes
             del ids[-1], ends[-1:], probabilities[-1:]
         shift = each.start // SAMPLES_PER_POSITION
-        last = tokens.timestamp_begin + MAX_TIMESTAMP
-        ids += [min(id + shift, last) if id >= tokens.timestamp_begin else id for id in each.decoded.tokens]
+        # A pass may begin a little before the end of the one before it. Times that ran backwards would count as those
+        # of a further window where overlapping chunks are merged.
+        earliest, last = max(ids, default=0), tokens.timestamp_begin + MAX_TIMESTAMP
+        ids += [
+            min(max(id + shift, earliest), last) if id >= tokens.timestamp_begin else id for id in each.decoded.tokens
+        ]
         if (alignment := each.decoded.alignment) is not None:
             ends += [shift + end for end in alignment.ends]
             probabilities += alignment.probabilities

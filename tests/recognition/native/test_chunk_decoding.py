@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
 from distil_ray.recognition.base import PCM16
 from distil_ray.recognition.native.chunk_decoding import (
     LAST_WORD,
@@ -163,6 +165,16 @@ def test_joined_passes_have_one_pair_of_timestamps_between_them_and_shifted_time
         *[0.0, *[3.9] * len(WORD), 4.0],
         *[4.2, *[6.9] * len(WORD), 7.0],
     ]
+
+
+def test_times_do_not_run_backwards_where_a_pass_begins_before_the_end_of_the_text() -> None:
+    """Where overlapping chunks are merged, such times would be those of a further window, 30 s later."""
+    early, rest = decoded(at(0), *WORD, at(5)), decoded(at(0), *WORD, at(4.2))
+    joined = join_passes([first_pass(early), first_pass(rest, round(4.8 * RATE))], TOKENS)
+    assert joined.tokens == (at(0), *WORD, at(5), at(5), *WORD, at(9))
+    whole = ChunkHypothesis(0, 10 * RATE, 0, 0, "", joined.tokens)
+    merged = merge_chunks([whole], 10 * RATE, TOKENS, timestamps=True, overlaps=True)
+    assert [(each.start_s, each.end_s) for each in merged.segments or ()] == [(0, 5), (5, 9)]
 
 
 def test_a_text_that_leaves_time_for_a_word_may_end_early() -> None:
