@@ -109,14 +109,15 @@ class DecodingConfig(Section):
     prompt: str | None = Field(
         None,
         description="Text that the model takes for what was said before each chunk: an example of names, spelling and"
-        " punctuation. Its last tokens count, up to half of the decoder's positions minus one (223). It lowers the"
-        " number of tokens that a chunk may have. The prompt of a recording in the input replaces it.",
+        " punctuation. It should end with a full stop: the model continues an unfinished sentence and leaves out words."
+        " Its last tokens count, up to half of the decoder's positions minus one (223). It lowers the number of tokens"
+        " that a chunk may have. The prompt of a recording in the input replaces it.",
     )
     hotwords: str | tuple[str, ...] = Field(
         (),
         description="Words and phrases that may occur, such as names: a list, or the path or URL of a text file with"
-        " one per line. They stand before the prompt, separated by commas, and share its limit. The hotwords of a"
-        " recording in the input stand before them.",
+        " one per line. They stand before the prompt, separated by commas and a full stop at the end, and share"
+        " its limit. The hotwords of a recording in the input stand before them.",
     )
     condition_on_previous_text: bool = Field(
         False,

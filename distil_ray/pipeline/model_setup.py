@@ -226,16 +226,6 @@ def _long_form_conflicts(config: Config) -> list[str]:
             f"decoding.condition_on_previous_text=true: chunking.strategy={strategy} decodes each chunk by itself; set"
             " chunking.strategy=sequential, or decoding.condition_on_previous_text=false"
         )
-    if config.decoding.prefix is not None and is_long_form:
-        found.append(
-            f"decoding.prefix={config.decoding.prefix}: chunking.strategy={strategy} decodes windows that continue each"
-            " other; set decoding.prompt instead, or another strategy"
-        )
-    if config.decoding.hallucination_silence_threshold_s is not None and is_long_form:
-        found.append(
-            f"decoding.hallucination_silence_threshold_s: is not supported with chunking.strategy={strategy}; set it to"
-            " null, or another strategy"
-        )
     if config.chunking.window == "gated" and is_long_form:
         found.append(
             f"chunking.window=gated: the windows of chunking.strategy={strategy} have 30 s; set chunking.window to auto"

@@ -129,6 +129,11 @@ def compose_hypothesis(
     )
 
 
+def with_flags(hypothesis: Hypothesis, flags: Sequence[str]) -> Hypothesis:
+    """Returns the hypothesis with further flags, each once."""
+    return replace(hypothesis, quality_flags=tuple(dict.fromkeys((*hypothesis.quality_flags, *flags))))
+
+
 def with_untranscribed_speech(hypothesis: Hypothesis, unheard_s: float | None) -> Hypothesis:
     """Returns the hypothesis with the seconds of speech after the end of its text, flagged if they are too many."""
     is_flagged = unheard_s is not None and unheard_s > MAX_UNTRANSCRIBED_S

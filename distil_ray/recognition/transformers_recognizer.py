@@ -26,7 +26,7 @@ from distil_ray.recognition.native.device import is_out_of_memory
 from distil_ray.recognition.native.sequential import check_sections
 from distil_ray.recognition.native.word_timestamps import add_words
 from distil_ray.recognition.quality_flags import NO_SPEECH
-from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
+from distil_ray.recognition.quality_metrics import compose_hypothesis, with_flags, with_untranscribed_speech
 from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.recognition.transformers_long_form import generate_windows
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt, TokenAlignment
@@ -166,12 +166,15 @@ class TransformersRecognizer:
 
     def _pass(self, chunk: PCM16, start: int, decoded: DecodingResult, condition: _Condition) -> DecodingPass:
         """Makes the pass that starts at sample `start` of a chunk, with the times that determine the next pass."""
-        is_silent = NO_SPEECH in self._read(decoded, len(chunk)).quality_flags
+        read = self._read(decoded, len(chunk))
+        is_silent, num_written = NO_SPEECH in read.quality_flags, len(read.tokens)
         if self._options.timestamps == "segment" and start > 0:
             (decoded,) = self._decode([chunk], condition, is_aligned=True)
         if self._options.timestamps != "none" and may_end_early(decoded, len(chunk), self._tokens):
             decoded = replace(decoded, last_position=self._last_position(chunk, decoded.tokens, condition))
-        return DecodingPass(start, decoded, MAX_FRAMES, is_silent=is_silent)
+        return DecodingPass(
+            start, decoded, MAX_FRAMES, is_silent=is_silent, num_written=num_written, flags=read.quality_flags
+        )
 
     def _last_position(self, chunk: PCM16, ids: Sequence[int], condition: _Condition) -> int:
         """Returns the encoder position that the cross-attention of the last words points to."""
@@ -193,7 +196,7 @@ class TransformersRecognizer:
         """Makes the hypothesis of a chunk that is decoded completely."""
         decoded = decoding.result()
         written = "en" if self._options.task == "translate" else language
-        hypothesis = self._read(decoded, len(decoding.pcm))
+        hypothesis = with_flags(self._read(decoded, len(decoding.pcm)), decoding.cut_flags())
         if self._options.timestamps == "word":
             hypothesis = add_words(hypothesis, decoded.alignment, written, self._tokens, decoding.pcm)
         return with_untranscribed_speech(hypothesis, decoding.unheard_s())

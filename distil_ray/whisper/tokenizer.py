@@ -19,6 +19,7 @@ from distil_ray.types import Prompt
 SECONDS_PER_TIMESTAMP = 0.02  # s between two timestamp tokens: one encoder position, two frames of 10 ms
 WINDOW_S = 30.0  # s; the encoder's full window, and the time of the last timestamp token
 MAX_POSITIONS = 448  # decoder positions, prompt included, where a config does not state them
+SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 NUM_START_TOKENS = 4  # in `Tokens.prompt`, at most
 MULTILINGUAL_VOCAB_SIZE = 51865  # smallest vocabulary of a multilingual checkpoint; English-only ones have 51864
 
@@ -150,9 +151,10 @@ class Tokens:
     def previous_text(self, prompt: Prompt | None, num_prefix: int = 0, decoded: Sequence[int] = ()) -> tuple[int, ...]:
         """Returns the ids that stand before `prompt()`: `<|startofprev|>`, the hotwords, and the text of a prompt.
 
-        Hotwords are joined by commas. As in openai's Whisper the text has at most half of the decoder's positions,
-        minus one: the first of them go to the hotwords, the others to the last tokens of `Prompt.text` and
-        `decoded`. Special tokens in the text are ignored. Without any text the result is empty.
+        Hotwords are joined by commas and end with a full stop: the model continues a sentence that has not ended, and
+        then leaves out words of the audio that it has already seen. As in openai's Whisper the text has at most half of
+        the decoder's positions, minus one: the first of them go to the hotwords, the others to the last tokens of
+        `Prompt.text` and `decoded`. Special tokens in the text are ignored. Without any text the result is empty.
 
         Args:
             prompt: Of the recording.
@@ -165,10 +167,19 @@ class Tokens:
         prompt = prompt or Prompt("", ())
         left = self.max_positions - self.max_positions // 4 - num_prefix - 1 - NUM_START_TOKENS
         most = min(self.max_positions // 2 - 1, left)
-        hotwords = self._encode(", ".join(word.strip() for word in prompt.hotwords))[:most]
+        hotwords = self._encode_hotwords(prompt.hotwords, most)
         text = [*self._encode(prompt.text), *decoded]
         ids = [*hotwords, *text[max(0, len(text) - (most - len(hotwords))) :]]
         return (self.sot_prev, *ids) if ids else ()
+
+    def _encode_hotwords(self, words: Sequence[str], most: int) -> list[int]:
+        """Returns the first ids of a list of hotwords and those of a full stop, together at most `most`."""
+        text = ", ".join(word.strip() for word in words if word.strip())
+        ids = self._encode(text)
+        end = (
+            [] if not ids or text.endswith(SENTENCE_ENDS) else self.tokenizer.encode(".", add_special_tokens=False).ids
+        )
+        return [*ids[: most - len(end)], *end]
 
     def _encode(self, text: str) -> list[int]:
         """Returns the ids of a text after a blank, without special and timestamp tokens."""

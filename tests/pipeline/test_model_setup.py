@@ -83,13 +83,28 @@ def test_the_reference_recognizer_takes_beams_but_does_not_select_them_by_risk()
     ("settings", "message"),
     [
         (["decoding.condition_on_previous_text=true"], "set chunking.strategy=sequential"),
-        (["chunking.strategy=sequential", "decoding.prefix=Hello"], "set decoding.prompt instead"),
         (["chunking.strategy=sequential", "chunking.window=gated"], "set chunking.window to auto or full"),
     ],
 )
 def test_settings_that_contradict_the_strategy_are_refused(settings: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_capabilities(load_config(None, settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["decoding.prefix=Hello"],
+        ["decoding.hallucination_silence_threshold_s=2", "decoding.timestamps=word"],
+        ["decoding.temperatures=[0.0, 0.2]", "decoding.best_of=5"],
+        ["model.assistant=x"],
+    ],
+)
+def test_the_sequential_strategy_has_what_only_the_native_recognizer_has(settings: list[str]) -> None:
+    words = ["chunking.strategy=sequential", *settings]
+    check_capabilities(load_config(None, words))
+    with pytest.raises(SettingsError, match=settings[0].partition("=")[0].replace(".", r"\.")):
+        check_capabilities(load_config(None, [*words, "model.recognizer=transformers"]))
 
 
 def test_beams_of_the_sequential_strategy_need_a_recognizer_that_has_them() -> None:

@@ -126,11 +126,32 @@ def test_a_previous_text_is_that_of_transformers_cut_as_openai_cuts(whisper_tiny
     assert len(long) == 224  # as openai cuts
     assert long[1:] == tuple(tokenizer.get_prompt_ids(text * 40))[-223:]
     both = tokens.previous_text(Prompt(text * 40, ("Hartfield", " Knightley ")))
-    assert tokens.decode(both[1:]).startswith("Hartfield, Knightley")
+    assert tokens.decode(both[1:]).startswith("Hartfield, Knightley.")
     assert both[-100:] == long[-100:] and len(both) == 224
-    assert len(tokens.previous_text(Prompt(text, ("Hartfield",) * 400))) == 224
     assert tokens.previous_text(Prompt(" ", ("",))) == tokens.previous_text(None) == ()
     assert max(tokens.previous_text(Prompt("<|endoftext|>Emma<|0.00|>"))[1:]) < tokens.eot
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("Hartfield", " ", " Knightley "), "Hartfield, Knightley."),
+        (("Mr. Knightley", "Mrs."), "Mr. Knightley, Mrs."),
+        (("Hartfield", "Highbury?"), "Hartfield, Highbury?"),
+        (("", " "), ""),
+    ],
+)
+def test_hotwords_end_as_a_sentence_does(words: tuple[str, ...], text: str, whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    assert tokens.decode(tokens.previous_text(Prompt("", words))) == text
+    assert tokens.previous_text(Prompt("", words)) == tokens.previous_text(Prompt(text))
+
+
+def test_hotwords_that_are_cut_off_end_with_a_full_stop_too(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    found = tokens.previous_text(Prompt("Emma Woodhouse.", ("Hartfield",) * 400))
+    assert len(found) == 224
+    assert tokens.decode(found[-1:]) == "." and tokens.decode(found).count("Hartfield") > 50
 
 
 def test_a_prefix_leaves_a_fourth_of_the_positions_beside_the_longest_previous_text(whisper_tiny_en: Path) -> None:

@@ -27,7 +27,7 @@ from distil_ray.whisper.features import HOP, SAMPLES_PER_POSITION
 from distil_ray.whisper.formats.model_files import upper_layer_heads
 
 LAST_TOKENS = 3  # of a text, whose attention gives its end
-ROWS_AT_ONCE = 8  # the weights of large checkpoints take 50 MB per row
+ROWS_AT_ONCE = 8  # on a GPU; the weights of large checkpoints take 50 MB per row
 FILTERED_AT_ONCE = 2**24  # attention weights on a GPU: the filter needs some ten times their 64 MB
 
 Head = tuple[int, int]  # decoder layer, head
@@ -112,8 +112,10 @@ class Aligner:
         for row in recorded:
             assert record is not None
             add(row, self._recorded_weights(record, cache, slots[row], len(prompts[row]), len(texts[row])))
-        for begin in range(0, len(others), ROWS_AT_ONCE):
-            rows = others[begin : begin + ROWS_AT_ONCE]
+        # On a CPU texts that are padded to the longest of them would round by its length.
+        num_at_once = 1 if self._decoder.device.type == "cpu" else ROWS_AT_ONCE
+        for begin in range(0, len(others), num_at_once):
+            rows = others[begin : begin + num_at_once]
             weights = self._weights(
                 [prompts[row] for row in rows], [texts[row] for row in rows], cache, [slots[row] for row in rows]
             )

@@ -51,6 +51,8 @@ class DecodingPass:
     num_frames: int  # of its window
     temperature: float = 0.0
     is_silent: bool = False  # no speech according to the model: its text does not count
+    num_written: int | None = None  # first tokens that are written, without the repetitions of a loop; None: all
+    flags: tuple[str, ...] = ()  # of its text
 
 
 class ChunkDecoding:
@@ -119,6 +121,10 @@ class ChunkDecoding:
     def result(self) -> DecodingResult:
         """Returns all passes as if they were one: times count from the first sample of the chunk."""
         return self._passes[0].decoded if len(self._passes) == 1 else join_passes(self._passes, self._tokens)
+
+    def cut_flags(self) -> tuple[str, ...]:
+        """Returns the flags of passes whose repetitions are not in `result`, which does not show them any more."""
+        return tuple(flag for each in self._passes[:-1] if _is_cut(each) for flag in each.flags)
 
     def _is_unspeakable(self, latest: DecodingPass) -> bool:
         """Returns whether a text of a remainder has more letters than anyone could say in it."""
@@ -265,8 +271,10 @@ def _drop_text_before(single: DecodingPass, index: int, tokens: Tokens) -> Decod
     assert alignment is not None, "required by drop_repeated_words"
     kept = [i for i, token in enumerate(decoded.tokens) if i >= index or token >= tokens.timestamp_begin]
     dropped = (math.log(alignment.probabilities[i]) for i in range(index) if i not in kept)
+    written = single.num_written
     return replace(
         single,
+        num_written=None if written is None else sum(i < written for i in kept),
         decoded=replace(
             decoded,
             tokens=tuple(decoded.tokens[i] for i in kept),
@@ -278,23 +286,43 @@ def _drop_text_before(single: DecodingPass, index: int, tokens: Tokens) -> Decod
     )
 
 
+def _is_cut(single: DecodingPass) -> bool:
+    return single.num_written is not None and single.num_written < len(single.decoded.tokens)
+
+
+def _as_written(single: DecodingPass) -> DecodingResult:
+    """Returns the result of a pass without the repetitions of a loop at its end. Its mean log-probability remains."""
+    decoded, num, alignment = single.decoded, single.num_written, single.decoded.alignment
+    if num is None or not _is_cut(single):
+        return decoded
+    if alignment is not None:
+        alignment = TokenAlignment(alignment.ends[:num], alignment.probabilities[:num])
+    share = (num + 1) / (len(decoded.tokens) + 1)
+    return replace(decoded, tokens=decoded.tokens[:num], sum_logprob=decoded.sum_logprob * share, alignment=alignment)
+
+
 def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResult:
-    """Returns the passes of one chunk as one result. `passes` begin at whole encoder positions and are in order."""
+    """Returns the passes of one chunk as one result, whose timestamps never decrease.
+
+    `passes` begin at whole encoder positions and are in order. A loop at the end of the last one stays.
+    """
+    decoded = [*map(_as_written, passes[:-1]), passes[-1].decoded]
     ids: list[int] = []
     ends: list[int] = []
     probabilities: list[float] = []
-    for each in passes:
+    for start, each in zip((each.start for each in passes), decoded, strict=True):
         if (
             len(ids) > 1 and min(ids[-2:]) >= tokens.timestamp_begin
         ):  # the last timestamp begins a segment that the next pass writes
             del ids[-1], ends[-1:], probabilities[-1:]
-        shift = each.start // SAMPLES_PER_POSITION
-        last = tokens.timestamp_begin + MAX_TIMESTAMP
-        ids += [min(id + shift, last) if id >= tokens.timestamp_begin else id for id in each.decoded.tokens]
-        if (alignment := each.decoded.alignment) is not None:
+        shift = start // SAMPLES_PER_POSITION
+        # A pass may begin a little before the end of the one before it. Times that ran backwards would count as those
+        # of a further window where overlapping chunks are merged.
+        earliest, last = max(ids, default=0), tokens.timestamp_begin + MAX_TIMESTAMP
+        ids += [min(max(id + shift, earliest), last) if id >= tokens.timestamp_begin else id for id in each.tokens]
+        if (alignment := each.alignment) is not None:
             ends += [shift + end for end in alignment.ends]
             probabilities += alignment.probabilities
-    decoded = [each.decoded for each in passes]
     return DecodingResult(
         tokens=tuple(ids),
         sum_logprob=sum(each.sum_logprob for each in decoded),

@@ -53,7 +53,7 @@ from distil_ray.recognition.native.slot_loop import LoopParts, SlotLoop
 from distil_ray.recognition.native.speculative import Speculation, load_assistant
 from distil_ray.recognition.native.word_timestamps import add_words, drop_hallucinations
 from distil_ray.recognition.quality_flags import NO_SPEECH, REDECODED, has_repetition_loop
-from distil_ray.recognition.quality_metrics import compose_hypothesis, with_untranscribed_speech
+from distil_ray.recognition.quality_metrics import compose_hypothesis, with_flags, with_untranscribed_speech
 from distil_ray.recognition.token_controls import load_tokens
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Prompt
 from distil_ray.whisper.features import HOP, MAX_FRAMES, LogMel
@@ -294,7 +294,10 @@ class NativeRecognizer:
             return warmer
         state.first = state.first or hypothesis
         is_silent = NO_SPEECH in hypothesis.quality_flags
-        single = DecodingPass(task.start, decoded, task.num_frames, task.temperature, is_silent)
+        num_written, flags = len(hypothesis.tokens), hypothesis.quality_flags
+        single = DecodingPass(
+            task.start, decoded, task.num_frames, task.temperature, is_silent, num_written=num_written, flags=flags
+        )
         start = state.decoding.add(single)
         if start is None:
             state.hypothesis = self._compose_chunk(state)
@@ -389,6 +392,7 @@ class NativeRecognizer:
                 window_s=passes[0].num_frames * HOP / SAMPLE_RATE,
                 temperature=max(each.temperature for each in passes),
             )
+            hypothesis = with_flags(hypothesis, state.decoding.cut_flags())
         if self._options.timestamps == "word":
             text_language = "en" if self._options.task == "translate" else state.language
             pcm, threshold_s = state.decoding.pcm, self._options.hallucination_silence_threshold_s

@@ -83,7 +83,8 @@ def read_window(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> Wi
 
 
 def _segment(ids: Sequence[int], timestamp_begin: int) -> WindowSegment:
-    return WindowSegment(ids[0] - timestamp_begin, ids[-1] - timestamp_begin, tuple(ids))
+    """Returns a segment that ends with a timestamp; one without a first timestamp continues a prefix at time 0."""
+    return WindowSegment(max(0, ids[0] - timestamp_begin), ids[-1] - timestamp_begin, tuple(ids))
 
 
 def _whole_text(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> tuple[WindowSegment, ...]:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distil_ray.recognition.base import PCM16
+from distil_ray.chunking.merge import merge_chunks
+from distil_ray.chunking.overlap_merge import ChunkHypothesis
+from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.chunk_decoding import (
     LAST_WORD,
     ChunkDecoding,
@@ -18,6 +20,7 @@ from distil_ray.recognition.native.chunk_decoding import (
 )
 from distil_ray.recognition.native.decoding_task import DecodingResult
 from distil_ray.recognition.native.speech_activity import SpeechActivity
+from distil_ray.recognition.quality_metrics import compose_hypothesis
 from distil_ray.types import TokenAlignment
 from distil_ray.whisper.features import SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import Tokens
@@ -165,6 +168,16 @@ def test_joined_passes_have_one_pair_of_timestamps_between_them_and_shifted_time
     ]
 
 
+def test_times_do_not_run_backwards_where_a_pass_begins_before_the_end_of_the_text() -> None:
+    """Where overlapping chunks are merged, such times would be those of a further window, 30 s later."""
+    early, rest = decoded(at(0), *WORD, at(5)), decoded(at(0), *WORD, at(4.2))
+    joined = join_passes([first_pass(early), first_pass(rest, round(4.8 * RATE))], TOKENS)
+    assert joined.tokens == (at(0), *WORD, at(5), at(5), *WORD, at(9))
+    whole = ChunkHypothesis(0, 10 * RATE, 0, 0, "", joined.tokens)
+    merged = merge_chunks([whole], 10 * RATE, TOKENS, timestamps=True, overlaps=True)
+    assert [(each.start_s, each.end_s) for each in merged.segments or ()] == [(0, 5), (5, 9)]
+
+
 def test_a_text_that_leaves_time_for_a_word_may_end_early() -> None:
     assert not may_end_early(decoded(), RATE, TOKENS)
     assert not may_end_early(decoded(at(0), *WORD, at(3.9)), 4 * RATE, TOKENS)
@@ -214,6 +227,26 @@ def test_a_pass_that_only_repeats_the_last_word_adds_nothing_and_ends_the_chunk(
     rest = decoded(at(0), *WORD, at(0.7), ends_s=[0.0, *[4.15 - start / RATE] * len(WORD), 0.7])
     assert decoding.add(first_pass(rest, start)) is None
     assert len(decoding.passes) == 1
+
+
+def test_a_loop_that_a_further_pass_follows_is_written_once() -> None:
+    """What is written of a pass was decided for the pass alone; its mean log-probability and its flags remain."""
+    decoding = chunk(voice((0, 4), (5, 9)))
+    words = tuple(TOKENS.tokenizer.encode(" he went home", add_special_tokens=False).ids)
+    first = decoded(at(0), *WORD * 80, at(4.2), ends_s=[0.0, *[2.0] * 80 * len(WORD), 4.2])
+    options = RecognizerOptions(timestamps="segment", cut_loops=True)
+    read = compose_hypothesis(first, len(decoding.pcm), tokens=TOKENS, options=options)
+    assert read.text == "word" and "repetition_loop" in read.quality_flags
+    num = len(read.tokens)
+    start = decoding.add(DecodingPass(0, first, 3000, num_written=num, flags=read.quality_flags))
+    assert start is not None and start >= 4 * RATE, "the speech of the repetitions is not decoded again"
+    rest = decoded(at(0), *words, at(4.9), ends_s=[0.0, *[3.0] * len(words), 4.9])
+    assert decoding.add(first_pass(rest, start)) is None
+    joined = decoding.result()
+    assert TOKENS.decode(joined.tokens) == "word he went home"
+    assert joined.alignment is not None and len(joined.alignment.ends) == len(joined.tokens)
+    assert joined.sum_logprob == pytest.approx(-1.0 - (num + 1) / (len(first.tokens) + 1))
+    assert decoding.cut_flags() == read.quality_flags
 
 
 @pytest.mark.parametrize(("num_words", "counts"), [(5, True), (12, False)])

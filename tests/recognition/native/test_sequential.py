@@ -50,6 +50,8 @@ def at(seconds: float) -> int:
         ([at(0.5), 10, at(8)], 3000, [(0, 400, [at(0.5), 10, at(8)])], 3000),
         ([at(0), 10, 11], 2001, [(0, 1000, [at(0), 10, 11])], 2001),
         ([], 500, [], 500),
+        # behind a prefix, which `<|0.00|>` stands before, a text begins with a word
+        ([10, at(4), at(4), 11], 3000, [(0, 200, [10, at(4), at(4)])], 400),
     ],
 )
 def test_a_text_is_kept_up_to_its_last_closed_segment(
@@ -97,20 +99,20 @@ def test_a_window_is_told_the_text_before_it_until_a_high_temperature(whisper_ti
 
     prompt = Prompt("Roses.", ("Kate",))
     decoding = SectionDecoding(np.zeros(200 * SAMPLE_RATE, np.int16), "en", prompt, tokens, True)
-    assert told(decoding) == "<|startofprev|> Kate Roses."
+    assert told(decoding) == "<|startofprev|> Kate. Roses."
     decoding.add(_window(tokens, " are red.", [0, 9.02, 9.02]), _hypothesis(0.4))
     decoding.add(WindowReading((), 3000), _hypothesis())  # silence
     decoding.add(_window(tokens, " Violets", [0, 8]), _hypothesis())
-    assert told(decoding) == "<|startofprev|> Kate Roses.<|0.00|> are red.<|9.02|><|0.00|> Violets<|8.00|>"
+    assert told(decoding) == "<|startofprev|> Kate. Roses.<|0.00|> are red.<|9.02|><|0.00|> Violets<|8.00|>"
     decoding.add(_window(tokens, " are blue.", [0, 5, 5]), _hypothesis(0.6))
-    assert told(decoding) == "<|startofprev|> Kate Roses."
+    assert told(decoding) == "<|startofprev|> Kate. Roses."
     for _ in range(30):
         decoding.add(_window(tokens, " and so on and so on and so on", [0, 1, 1]), _hypothesis())
     assert len(decoding.previous_text()) == 224
-    assert told(decoding).startswith("<|startofprev|> Kate")
+    assert told(decoding).startswith("<|startofprev|> Kate.")
     apart = SectionDecoding(np.zeros(200 * SAMPLE_RATE, np.int16), "en", prompt, tokens, False)
     apart.add(_window(tokens, " are red.", [0, 9, 9]), _hypothesis())
-    assert told(apart) == "<|startofprev|> Kate Roses."
+    assert told(apart) == "<|startofprev|> Kate. Roses."
 
 
 def test_segments_end_with_the_audio_and_have_text(whisper_tiny_en: Path) -> None:

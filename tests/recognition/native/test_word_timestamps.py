@@ -120,6 +120,22 @@ def test_words_do_not_depend_on_the_batch(
         assert one.alignment.ends == other.alignment.ends
 
 
+def test_texts_of_beams_that_end_together_are_aligned_one_by_one(
+    whisper_tiny_en: Path, english: list[PCM16], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Padded to the longest of them, a text would have weights that round by the length of its neighbors."""
+    recognizer = NativeRecognizer(whisper_tiny_en, replace(WORDS, num_beams=2, max_new_tokens=4, window="gated"))
+    prefill, rows = recognizer._decoder.prefill, list[int]()
+
+    def see(ids: torch.Tensor, *args: object) -> torch.Tensor:
+        rows.extend([len(ids)] if len(args) == 4 else [])  # with a hook, which takes the weights
+        return prefill(ids, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recognizer._decoder, "prefill", see)
+    recognizer.transcribe([pcm[:16_000] for pcm in english[:3]], ["en"] * 3)
+    assert len(rows) >= 3 and set(rows) == {1}
+
+
 def test_recorded_queries_give_the_times_of_a_second_pass(
     whisper_tiny_en: Path, english: list[PCM16], hypotheses: list[Hypothesis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
