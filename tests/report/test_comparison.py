@@ -85,6 +85,16 @@ def test_too_few_recordings_give_no_interval_and_no_significance(tmp_path: Path)
     assert (event["num_pairs"], event["min_pairs"], event["change"]) == (9, 10, 1.0)
 
 
+def test_references_without_words_have_no_significance(tmp_path: Path) -> None:
+    for name, text in (("a", "thank you"), ("b", "")):
+        write_output(tmp_path / name, [transcript(f"noise-{number}", "", text) for number in range(20)])
+    console = Console(file=io.StringIO(), width=200)
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "page.html"), Config(), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The references have no words. There is no error rate; b has fewer errors in 20 recordings" in printed
+    assert "not significant" not in printed
+
+
 def test_the_newest_row_of_a_recording_counts_and_unpaired_recordings_are_counted(tmp_path: Path) -> None:
     later = STARTED.replace(hour=9)
     rows = [
