@@ -31,6 +31,7 @@ MAX_PART = 180  # bytes of a path component without the extension; file systems 
 MAX_NAME = 700  # bytes in all; S3 allows 1024 with the folder
 HASH_SIGN = "%~"
 
+_SKIPPED_FOLDER = re.compile("__.*__")  # of metadata, to the package webdataset (`skip_meta` of its reader of tars)
 _EMPTY_PART = re.compile(r"\A/|(?<=/)/|/\Z")  # slashes with nothing before or behind them
 
 
@@ -52,9 +53,12 @@ def file_name(recording_id: str, extension: str) -> str:
 def sample_key(recording_id: str) -> str:
     """Returns the key of a recording in a WebDataset:
 
-    as `file_name`, without dots, because an extension follows one.
+    as `file_name`, without dots, because an extension follows one, and not in a folder that readers skip.
     """
-    return _shorten([part.replace(".", _hex(".")) for part in _parts(recording_id)], recording_id)
+    first, *others = (part.replace(".", _hex(".")) for part in _parts(recording_id))
+    if _SKIPPED_FOLDER.fullmatch(first):
+        first = _hex(first[0]) + first[1:]
+    return _shorten([first, *others], recording_id)
 
 
 def _parts(recording_id: str) -> list[str]:

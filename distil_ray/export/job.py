@@ -1,6 +1,7 @@
 """The export job: selects transcripts, writes them in a format, and reports counts and the exit code."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from rich.console import Console
@@ -72,7 +73,7 @@ def export(config: Config, settings: ExportSettings, console: Console, *, plan_o
     counts = _write(export_format, selection, target, config)
     counts.print(settings.format, target.folder, selection.left_out, console)
     if redactor is not None:
-        target.put(SUMMARY_FILE, redactor.summary())
+        replace(target, overwrite=True).put(SUMMARY_FILE, redactor.summary())  # other recordings, other counts
         redactor.print(console)
         if export_format.reads_audio:
             log_field("note", f"format={settings.format} names the original audio, which is not redacted", console)

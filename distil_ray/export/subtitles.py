@@ -54,20 +54,23 @@ def require_word_times(transcript: Transcript) -> None:
 
 
 def time_words(spans: Sequence[Segment]) -> tuple[CueWord, ...]:
-    """Returns the words of adjacent spans: words, whose texts begin with the blank before them, or one segment.
+    """Returns the words of adjacent spans: words, whose texts include the blanks around them, or one segment.
 
     A span is divided where a line may be broken inside of it. A span without a text adds its time to the word before.
     """
     words: list[CueWord] = []
+    follows_blank = False
     for span in spans:
         start, end = round(span.start_s * 1000), round(span.end_s * 1000)
         text = _BREAKS.sub(" ", span.text)
         pieces = split_words(text)
+        begins_with_blank = follows_blank or text[:1].isspace()
+        follows_blank = text[-1:].isspace() or (follows_blank and not pieces)
         if not pieces:
             if words:
                 words[-1] = CueWord(words[-1].start, end, words[-1].text)
             continue
-        if words and text[0].isspace():
+        if words and begins_with_blank:
             pieces[0] = f" {pieces[0]}"
         elif words and not can_break(words[-1].text[-1], pieces[0][0]):
             last = words.pop()

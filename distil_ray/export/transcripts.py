@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from distil_ray.export.settings import ExportSettings
 from distil_ray.languages import is_unsegmented
@@ -17,7 +18,7 @@ from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import Row, current_rows, read_rows
 from distil_ray.output.run_settings import ChannelModes
 from distil_ray.readers.channels import audio_segment_for
-from distil_ray.schema import parse_languages, parse_metadata, parse_recording
+from distil_ray.schema import TRANSCRIPT, parse_languages, parse_metadata, parse_recording
 from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, LanguageShare, Recording, Segment, Word
 
@@ -149,7 +150,7 @@ class Selection:
 
     def read_all(self, columns: Sequence[str]) -> Iterator[tuple[str | None, Transcript | None]]:
         """Yields the call id and the transcript of every current row; no transcript where it is left out."""
-        for row in self._rows([*BASE_COLUMNS, *columns]):
+        for row in self._rows(list(dict.fromkeys([*BASE_COLUMNS, *columns, *self._condition_columns()]))):
             if reason := self._reason_to_leave_out(row):
                 self.left_out[reason] += 1
                 yield row["call_id"], None
@@ -160,6 +161,11 @@ class Selection:
     def read_call_ids(self) -> Iterator[str | None]:
         """Yields the call id of every current row."""
         return (row["call_id"] for row in self._rows(["recording_id", "call_id"]))
+
+    def _condition_columns(self) -> list[str]:
+        """Returns the columns of the output that conditions name; other names are keys of the metadata."""
+        named = {condition.column for condition in self.settings.conditions}
+        return [column.name for column in TRANSCRIPT if column.name in named and not pa.types.is_nested(column.type)]
 
     def _rows(self, columns: list[str]) -> Iterator[Row]:
         return read_rows(self.ledger, current_rows(self.ledger), columns, self.storage)

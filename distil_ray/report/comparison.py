@@ -92,6 +92,9 @@ def _changed(row_a: Row, row_b: Row) -> ChangedRecording:
 
 def _decide_verdict(overall: Difference, num_other_normalizers: int) -> RunVerdict:
     """Returns the verdict; at most a warning if some pairs were scored by different normalizers."""
+    if overall.change is None:
+        counts = f"b has fewer errors in {overall.num_better:,} recordings, more in {overall.num_worse:,}"
+        return RunVerdict("warn", "The references have no words", f"There is no error rate; {counts}.")
     reason = f"b − a: {signed(overall.change)} points"
     if overall.interval is not None:
         low, high = overall.interval
@@ -99,7 +102,7 @@ def _decide_verdict(overall: Difference, num_other_normalizers: int) -> RunVerdi
     if num_other_normalizers:
         reason += f"; {num_other_normalizers:,} were scored by different normalizers, which can explain the difference"
     reason += "."
-    points = f"{abs(100 * (overall.change or 0)):.2f} points"
+    points = f"{abs(100 * overall.change):.2f} points"
     match overall.significance:
         case "too_few_pairs":
             counts = f"{overall.num_pairs:,}; at least {MIN_PAIRS} are needed"

@@ -135,7 +135,7 @@ class Pairs:
         wer_a, wer_b = (pooled_rate(int(edits.sum()), int(words.sum())) for edits in (edits_a, edits_b))
         interval = None
         if len(words) >= MIN_PAIRS:
-            speakers = _codes([self.b.labels[SPEAKER][row] for row in rows_b])
+            speakers = _codes(self._labels(SPEAKER, rows_a, rows_b))
             samples = scoring.bootstrap_samples, scoring.seed
             interval = bootstrap_interval(change, words, speakers, *samples) or bootstrap_interval(
                 change, words, None, *samples
@@ -153,7 +153,7 @@ class Pairs:
 
     def by_group(self, name: str, scoring: ScoringConfig) -> list[tuple[str, Difference]]:
         """Returns the difference by value of a column, largest change first; empty if no recording has a value."""
-        labels = [self.b.labels[name][row] or UNKNOWN for row in self.rows_b]
+        labels = [label or UNKNOWN for label in self._labels(name, self.rows_a, self.rows_b)]
         if set(labels) <= {UNKNOWN}:
             return []
         codes = _codes(labels)
@@ -162,6 +162,11 @@ class Pairs:
         named = {labels[rows[0]]: rows for rows in members}
         found = [(value, self.difference(named[value], scoring)) for value in sorted(named)]
         return sorted(found, key=lambda pair: abs(pair[1].change or 0.0), reverse=True)
+
+    def _labels(self, name: str, rows_a: Counts, rows_b: Counts) -> list[str | None]:
+        """Returns the value of a column for pairs: that of b, where b has none that of a."""
+        pairs = zip(rows_a, rows_b, strict=True)
+        return [self.b.labels[name][other] or self.a.labels[name][one] or None for one, other in pairs]
 
     def most_changed(self, limit: int) -> list[tuple[RowReference, RowReference]]:
         """Returns the row references in both sides of the pairs whose error count changed most, in that order."""

@@ -1,6 +1,7 @@
 """Whatever an id holds, its file lies in the target, alone."""
 
 import posixpath
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -58,6 +59,14 @@ def test_a_disk_takes_all_of_them(tmp_path: Path) -> None:
 @given(IDS)
 def test_a_key_has_no_dot_where_a_reader_looks_for_the_extension(recording_id: str) -> None:
     assert "." not in sample_key(recording_id)
+
+
+def test_the_reader_of_webdataset_takes_no_key_for_metadata() -> None:
+    skip_meta = re.compile(r"__[^/]*__($|/)")  # the default of webdataset.tariterators.tar_file_iterator (1.0.2)
+    for recording_id in ("__clean__/1.wav", "____/1", "__clean__", "__a/b__/1", "x/__clean__/1"):
+        assert not skip_meta.match(f"{sample_key(recording_id)}.flac")
+        assert unquote(sample_key(recording_id)) == recording_id
+    assert sample_key("x/__clean__/1") == "x/__clean__/1"
 
 
 def test_harmless_ids_stay_as_they_are() -> None:

@@ -16,7 +16,7 @@ from tests.support.transcripts import transcript_row, write_transcripts
 ROOT = Path(__file__).resolve().parents[2]
 
 MIXED = [
-    transcript_row("a/1.flac", text="One.", metadata={"speaker": "7"}, quality_flags=["repetition_loop"]),
+    transcript_row("a/1.flac", text="One.", dtype="int8", metadata={"speaker": "7"}, quality_flags=["repetition_loop"]),
     transcript_row("b", text="Zwei.", language="de", status="partial", error_kind="truncated"),
     transcript_row("c#1", text="", status="empty"),
     transcript_row("d", text=None, status="failed", error_kind="not_audio", duration_s=0.0, chunks=[]),
@@ -44,6 +44,8 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
         ("where=quality_flags:repetition_loop,language:en", {"a/1.flac.srt"}),
         ("where=-language:German", {"a/1.flac.srt", "c#1.srt"}),
         ("where=-quality_flags:repetition_loop", {"b.srt", "c#1.srt"}),
+        ("where=dtype:int8", {"a/1.flac.srt"}),
+        ("where=-dtype:int8", {"b.srt", "c#1.srt"}),
     ],
 )
 def test_recordings_are_chosen_by_status_columns_and_metadata(tmp_path: Path, word: str, names: set[str]) -> None:

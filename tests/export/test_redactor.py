@@ -60,6 +60,16 @@ def redact(tmp_path: Path) -> str:
     return f"redact=numbers,emails,names_in={tmp_path}/names.txt"
 
 
+def test_recordings_that_were_added_are_exported_as_without_redaction(tmp_path: Path) -> None:
+    """Files of earlier recordings are the same and stay; the counts of masks are those of the last export."""
+    rows = [transcript_row(name, text=text) for name, text in (("a", "Call 555."), ("b", "Or 777."))]
+    for num in (1, 2):
+        write_transcripts(tmp_path / "out", rows[:num])
+        code, _ = run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=txt", "redact=numbers")
+        assert code == ExitCode.DONE
+        assert json.loads((tmp_path / "to/redaction.json").read_text())["num_numbers"] == num
+
+
 @pytest.mark.parametrize("form", TRANSCRIPT_FORMATS)
 @pytest.mark.parametrize("group", ["recording", "call"])
 def test_no_file_has_what_is_masked(tmp_path: Path, redact: str, form: str, group: str) -> None:

@@ -194,6 +194,15 @@ def test_a_word_belongs_to_the_segment_that_has_its_text() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "texts", [["Good", " morning"], ["Good ", "morning"], ["Good", " ", "morning"], ["สวัสดี ", "ครับ"]]
+)
+def test_blanks_between_words_stay_wherever_the_recognizer_puts_them(texts: list[str]) -> None:
+    words = tuple(Word(0.5 * n, 0.5 * n + 0.4, text, 0.9) for n, text in enumerate(texts))
+    found = build_transcript_cues(transcript(10.0, words=words), CueSettings())
+    assert [cue.text for cue in found] == ["".join(texts)]
+
+
 def test_words_of_a_segment_share_its_time_by_their_widths() -> None:
     found = time_words([Segment(1.0, 2.0, "ab abcdef")])
     assert [(word.start, word.end, word.text) for word in found] == [(1000, 1222, "ab"), (1222, 2000, " abcdef")]

@@ -47,6 +47,17 @@ def test_the_difference_is_that_of_the_pooled_rates_and_changes_sign_with_the_si
     assert (here.num_better, here.num_worse) == (there.num_worse, there.num_better)
 
 
+def test_speakers_and_groups_that_one_side_knows_count_for_both(two: tuple[Path, Path], tmp_path: Path) -> None:
+    good, bad = two
+    unnamed = [row | {"metadata": []} for row in drawn_rows(300, error_rate=0.2, seed=3)]
+    write_output(tmp_path / "unnamed", unnamed)
+    expected, here = pairs_of(good, bad), pairs_of(good, tmp_path / "unnamed")
+    there = pairs_of(tmp_path / "unnamed", good)
+    assert here.difference(None, SCORING) == expected.difference(None, SCORING)
+    assert here.by_group("speaker", SCORING) == expected.by_group("speaker", SCORING)
+    assert {name for name, _ in there.by_group("speaker", SCORING)} == {f"speaker-{number}" for number in range(20)}
+
+
 def test_an_output_does_not_differ_from_itself(two: tuple[Path, Path]) -> None:
     pairs = pairs_of(two[0], two[0])
 
@@ -83,6 +94,16 @@ def test_too_few_recordings_give_no_interval_and_no_significance(tmp_path: Path)
     (event,) = (line for line in map(json.loads, lines.getvalue().splitlines()) if line["event"] == "comparison")
     assert (event["significance"], event["interval"]) == ("too_few_pairs", None)
     assert (event["num_pairs"], event["min_pairs"], event["change"]) == (9, 10, 1.0)
+
+
+def test_references_without_words_have_no_significance(tmp_path: Path) -> None:
+    for name, text in (("a", "thank you"), ("b", "")):
+        write_output(tmp_path / name, [transcript(f"noise-{number}", "", text) for number in range(20)])
+    console = Console(file=io.StringIO(), width=200)
+    compare(str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "page.html"), Config(), console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "The references have no words. There is no error rate; b has fewer errors in 20 recordings" in printed
+    assert "not significant" not in printed
 
 
 def test_the_newest_row_of_a_recording_counts_and_unpaired_recordings_are_counted(tmp_path: Path) -> None:

@@ -126,6 +126,15 @@ def test_signed_urls_are_redacted_and_audio_data_that_resembles_them_is_not(
     assert "0badcafe" not in html
 
 
+def test_references_without_words_are_not_called_missing(tmp_path: Path) -> None:
+    """Noise and music, in which a model should hear nothing."""
+    write_output(tmp_path, [transcript("noise", "", "thank you for watching"), transcript("music", "", "")])
+    text = page_text(tmp_path)
+    assert "There are no references" not in text
+    assert "Inserted words 4 The references of 2 recordings have no words" in text
+    assert "Worst recordings 1 of 2 recordings: those with the most errors" in text
+
+
 @pytest.mark.parametrize("bytes_per_second", [1200, 1900, 3000])
 def test_no_audio_is_fetched_beyond_the_budget(monkeypatch: pytest.MonkeyPatch, bytes_per_second: int) -> None:
     fetched = []
