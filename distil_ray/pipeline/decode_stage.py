@@ -3,8 +3,8 @@
 The recordings of a task are decoded one by one in the decoder subprocess. A task leaves the stage in parts of at most
 `Run.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
 next ones are fetched to local disk. A task that is repeated (after the death of a node) and whose file is in the output
-already is not decoded again: its only part has no audio. A defect of a recording raises nothing; it is in its
-`DecodedRecording`.
+already leaves the stage in the same parts as before, as Ray requires, but marked as committed: they are not recognized
+again. A defect of a recording raises nothing; it is in its `DecodedRecording`.
 """
 
 import tempfile
@@ -50,12 +50,11 @@ def decode_tasks(tasks: pa.Table, run: Run, is_retry: Callable[[], bool] = lambd
     may_be_committed = is_retry()
     for pointer in tasks.to_pylist():
         task_id, row_group = pointer["task_id"], pointer["row_group"]
-        if may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None:
-            yield _PartBuilder(task_id, row_group).finish(is_last=True, already_committed=True)
-            continue
+        # A committed task is decoded all the same: Ray ends a run if a repeated task has another number of outputs.
+        is_committed = may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None
         rows = read_task(run.plan_uri, row_group, run.storage)
         fetched = fetch_recordings(parse_recordings(rows), dict(pointer.get("secret_uris") or ()), run)
-        yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows))
+        yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows), is_committed)
 
 
 def fetch_recordings(
@@ -87,6 +86,7 @@ def decode_recordings(
     task_id: str = "",
     row_group: int = 0,
     planned: bytes | None = None,
+    already_committed: bool = False,
 ) -> Iterator[pa.Table]:
     """Decodes the recordings of one task and cuts them into chunks.
 
@@ -96,11 +96,12 @@ def decode_recordings(
         task_id: Column `task_id` of the parts.
         row_group: Column `row_group` of the parts.
         planned: Column `recordings` of the last part.
+        already_committed: Column `already_committed` of the parts.
 
     Yields:
         Tables of one row of PART. A recording's number in them is its position in `fetched`.
     """
-    part = _PartBuilder(task_id, row_group, planned)
+    part = _PartBuilder(task_id, row_group, planned, already_committed)
     for row, (recording, file) in enumerate(fetched):
         for chunk in _chunks(row, recording, file, part, run):
             if part.num_samples and part.num_samples + len(chunk.pcm) > run.part_audio_s * SAMPLE_RATE:
@@ -187,8 +188,8 @@ def _language_error(recording: Recording, run: Run) -> str:
 class _PartBuilder:
     """The part being filled, and the recording being decoded into it."""
 
-    def __init__(self, task_id: str, row_group: int, planned: bytes | None = None) -> None:
-        self._head = {"task_id": task_id, "row_group": row_group}
+    def __init__(self, task_id: str, row_group: int, planned: bytes | None, already_committed: bool) -> None:
+        self._head = {"task_id": task_id, "row_group": row_group, "already_committed": already_committed}
         self._planned = planned
         self._part_index = 0
         self._detection_chunks: list[Chunk] = []  # of the current recording, chosen when its first part was full
@@ -235,7 +236,7 @@ class _PartBuilder:
             }
         )
 
-    def finish(self, *, is_last: bool, already_committed: bool = False) -> pa.Table:
+    def finish(self, *, is_last: bool) -> pa.Table:
         """Returns the part as a table of one row, and begins a new part."""
         if not is_last:
             self._mark_detection_chunks()
@@ -243,7 +244,6 @@ class _PartBuilder:
             **self._head,
             "part_index": self._part_index,
             "is_last": is_last,
-            "already_committed": already_committed,
             "decoded": self._decoded,
             "recordings": self._planned if is_last else None,
             "decode_s": time.monotonic() - self._started,

@@ -29,7 +29,7 @@ import pyarrow as pa
 from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, KeyValueStore, WorkerIdentity
-from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually
+from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually, with_chunks
 from distil_ray.pipeline.part_time_limit import PartTimeLimits
 from distil_ray.pipeline.worker_state import StatePublisher, WorkerState
 from distil_ray.types import SAMPLE_RATE
@@ -113,6 +113,8 @@ class FaultIsolatedStage:
         return pa.concat_tables([self._isolate(parts.slice(i, 1)) for i in range(parts.num_rows)])
 
     def _isolate(self, part: pa.Table) -> pa.Table:
+        if part["already_committed"][0].as_py():
+            part = with_chunks(part, [])
         if not len(part["chunks"][0]):
             return self._transcribe(part)
         claim = self._attempts.claim(_key(part))

@@ -9,11 +9,14 @@ import pyarrow as pa
 import soundfile
 
 from distil_ray.pipeline.decode_stage import decode_tasks
+from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import parse_recordings, read_task
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.schema import PART
 from distil_ray.types import SAMPLE_RATE
 from tests.pipeline.conftest import Planned, plan_run, pointers
+from tests.support.fakes import EchoTranscribe, LocalWorker, Values
 
 S = SAMPLE_RATE
 
@@ -100,9 +103,23 @@ def test_a_file_that_vanished_is_an_entry_and_its_neighbors_are_decoded(planned:
     assert [endings[i]["num_samples"] for i in range(3)] == [3 * S, 0, S]
 
 
-def test_a_committed_task_is_not_decoded_again_when_it_is_repeated(planned: Callable[..., Planned]) -> None:
-    run, plan = planned({"a.wav": S})
-    run.storage.put(run.task_uri(plan.tasks["task_id"][0].as_py()), b"stands here already")
-    (part,) = decode_tasks(pointers(plan), run, is_retry=lambda: True)
-    assert part["already_committed"][0].as_py()
-    assert part["chunks"][0].as_py() == []
+def test_a_committed_task_that_is_repeated_leaves_in_the_same_parts_and_is_not_recognized_again(
+    planned: Callable[..., Planned],
+) -> None:
+    """Ray ends a run if a task that it repeats for a lost output has another number of outputs than before."""
+    run, plan = planned({"long.wav": 70 * S, "short.wav": 2 * S}, "plan.part_audio_s=30", "decoding.language=en")
+    before = _decoded((run, plan))
+    (task,) = plan.tasks["task_id"].to_pylist()
+    run.storage.put(run.task_uri(task), b"stands here already")
+    parts = list(decode_tasks(pointers(plan), run, is_retry=lambda: True))
+    assert [part.drop_columns(["already_committed", "decode_s"]) for part in parts] == [
+        part.drop_columns(["already_committed", "decode_s"]) for part in before
+    ]
+    assert len(parts) == 3
+    for part in parts:
+        result = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), Values())(part)
+        assert result["hypotheses"][0].as_py() == []
+        (written,) = write_parts(result, run).to_pylist()
+        assert written["already_committed"]
+        assert (written["error"], written["audio_s"]) == (None, 0)
+    assert run.storage.read(run.task_uri(task)) == b"stands here already"
