@@ -4,9 +4,11 @@ The recordings of a task are decoded one by one in the decoder subprocess. A tas
 `Run.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
 next ones are fetched to local disk. A task that is repeated (after the death of a node) and whose file is in the output
 already leaves the stage in the same parts as before, as Ray requires, but marked as committed: they are not recognized
-again. A defect of a recording raises nothing; it is in its `DecodedRecording`.
+again. A defect of a recording raises nothing; it is in its `DecodedRecording`. Neither does a defect of a task, such as
+a plan that cannot be read: its last part has the error.
 """
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +28,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
+from distil_ray.pipeline.individual_retry import describe_error
 from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import parse_recordings, read_task
 from distil_ray.readers.channels import audio_segment_for
@@ -34,6 +37,8 @@ from distil_ray.readers.location import display_name
 from distil_ray.schema import PART, to_stream_bytes
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Prompt, Recording
+
+logger = logging.getLogger(__name__)
 
 
 def decode_tasks(tasks: pa.Table, run: Run, is_retry: Callable[[], bool] = lambda: False) -> Iterator[pa.Table]:
@@ -49,12 +54,33 @@ def decode_tasks(tasks: pa.Table, run: Run, is_retry: Callable[[], bool] = lambd
     """
     may_be_committed = is_retry()
     for pointer in tasks.to_pylist():
-        task_id, row_group = pointer["task_id"], pointer["row_group"]
-        # A committed task is decoded all the same: Ray ends a run if a repeated task has another number of outputs.
-        is_committed = may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None
-        rows = read_task(run.plan_uri, row_group, run.storage)
-        fetched = fetch_recordings(parse_recordings(rows), dict(pointer.get("secret_uris") or ()), run)
-        yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows), is_committed)
+        num_parts = 0
+        try:
+            for part in _decode_task(pointer, run, may_be_committed):
+                yield part
+                num_parts += 1
+        except Exception as error:  # of the store that has the plan, or of this machine
+            logger.exception("task %s could not be decoded", pointer["task_id"])
+            yield _failed_part(pointer["task_id"], pointer["row_group"], num_parts, describe_error(error))
+
+
+def _decode_task(pointer: Mapping[str, Any], run: Run, may_be_committed: bool) -> Iterator[pa.Table]:
+    task_id, row_group = pointer["task_id"], pointer["row_group"]
+    # A committed task is decoded all the same: Ray ends a run if a repeated task has another number of outputs.
+    is_committed = may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None
+    rows = read_task(run.plan_uri, row_group, run.storage)
+    fetched = fetch_recordings(parse_recordings(rows), dict(pointer.get("secret_uris") or ()), run)
+    yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows), is_committed)
+
+
+def _failed_part(task_id: str, row_group: int, part_index: int, error: str) -> pa.Table:
+    """Returns the last part of a task that could not be decoded."""
+    row = {
+        **{"task_id": task_id, "row_group": row_group, "part_index": part_index, "is_last": True},
+        **{"already_committed": False, "error": error},
+        **{"decoded": [], "recordings": None, "decode_s": 0.0, "chunks": [], "pcm": b""},
+    }
+    return pa.Table.from_pylist([row], schema=PART)
 
 
 def fetch_recordings(

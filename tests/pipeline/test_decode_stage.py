@@ -1,13 +1,15 @@
 """Tasks become parts of bounded audio; what is wrong with a recording is an entry, never an exception."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import soundfile
 
+from distil_ray.pipeline import decode_stage
 from distil_ray.pipeline.decode_stage import decode_tasks
 from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.language_detection import choose_detection_chunks
@@ -123,3 +125,36 @@ def test_a_committed_task_that_is_repeated_leaves_in_the_same_parts_and_is_not_r
         assert written["already_committed"]
         assert (written["error"], written["audio_s"]) == (None, 0)
     assert run.storage.read(run.task_uri(task)) == b"stands here already"
+
+
+def test_a_task_that_cannot_be_read_is_a_result_with_an_error_and_does_not_end_the_run(
+    planned: Callable[..., Planned],
+) -> None:
+    """Ray would end the run at an exception: that of one task of millions, while the store was away for a minute."""
+    run, plan = planned({"a.wav": S, "b.wav": 2 * S}, "plan.task_recordings=1", "decoding.language=en")
+    missing = pa.table({"task_id": ["gone"], "row_group": pa.array([100], pa.int32())})  # of a file that is not there
+    rows = pa.concat_tables([missing, pointers(plan)])
+    stage = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), Values())
+    results = [write_parts(stage(part), run).to_pylist()[0] for part in decode_tasks(rows, run)]
+    assert [(row["part_index"], row["committed"]) for row in results] == [(0, False), (0, True), (0, True)]
+    assert "tasks-00001.parquet" in results[0]["error"]
+    assert not results[0]["already_committed"]
+    assert [row["error"] for row in results[1:]] == [None, None]
+
+
+def test_a_task_that_fails_between_two_parts_is_not_written(
+    planned: Callable[..., Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = planned({"a.wav": 40 * S}, "plan.part_audio_s=30", "decoding.language=en")
+    part, _ = _decoded((run, plan))
+
+    def decode(*_: object) -> Iterator[pa.Table]:
+        yield part
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(decode_stage, "decode_recordings", decode)
+    transcribe = EchoTranscribe(run)
+    results = [write_parts(transcribe(one), run).to_pylist()[0] for one in _decoded((run, plan))]
+    assert [row["error"] for row in results] == [None, "OSError: no space left on device"]
+    assert [row["part_index"] for row in results] == [0, 1]
+    assert not list(run.storage.list_files(run.transcripts_uri))
