@@ -9,7 +9,6 @@ a plan that cannot be read: its last part has the error.
 """
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -28,6 +27,7 @@ from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
+from distil_ray.pipeline.copies_folder import temporary_copies_folder
 from distil_ray.pipeline.individual_retry import describe_error
 from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import parse_recordings, read_task
@@ -94,11 +94,11 @@ def fetch_recordings(
         run: The run.
     """
     config = run.config
-    with tempfile.TemporaryDirectory(prefix="distil-ray-", ignore_cleanup_errors=True) as folder:
+    with temporary_copies_folder() as folder:
         files = prefetch_files(
             recordings,
             secret_uris,
-            Path(folder),
+            folder,
             run.storage,
             config.storage.fetch_threads,
             config.resources.decoder_timeout_s,
