@@ -114,6 +114,7 @@ _PART_HEAD: list[tuple[str, pa.DataType]] = [
     ("part_index", pa.int32()),
     ("is_last", pa.bool_()),
     ("already_committed", pa.bool_()),  # the output has the task's file: nothing is left to do
+    ("error", pa.string()),  # why the task could not be decoded; of its last part, which has no audio then
     ("decoded", pa.list_(arrow_type(DecodedRecording))),  # recordings whose audio ends in this part
     # The task's rows of RECORDING, as an Arrow stream, so that the plan is read once; null but in the last part.
     ("recordings", pa.large_binary()),

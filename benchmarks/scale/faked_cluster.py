@@ -175,10 +175,8 @@ def make_up_parts(tasks: pa.Table, run: Run, is_retry: Callable[[], bool]) -> It
     audio_s = _read_scenario(run).part_audio_s
     for pointer in tasks.to_pylist():
         planned = to_stream_bytes(read_task(run.plan_uri, pointer["row_group"], run.storage))
-        part = _PartBuilder(pointer["task_id"], pointer["row_group"], planned)
-        if is_retry() and run.storage.stat(run.task_uri(pointer["task_id"])) is not None:
-            yield part.finish(is_last=True, already_committed=True)
-            continue
+        is_committed = is_retry() and run.storage.stat(run.task_uri(pointer["task_id"])) is not None
+        part = _PartBuilder(pointer["task_id"], pointer["row_group"], planned, is_committed)
         noise = np.random.default_rng(0).integers(-3000, 3000, round(audio_s * SAMPLE_RATE)).astype(np.int16)
         part.begin(0, "en", None, None)
         step = round(CHUNK_S * SAMPLE_RATE)

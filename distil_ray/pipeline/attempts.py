@@ -54,7 +54,7 @@ class KeyValueStore(Protocol):
 class Attempt:
     """One attempt: where and when.
 
-    `reason`, and the time limit that it has reached, are set by a process that ends itself, not by one that is killed.
+    `reason`, and the time limit if that was reached, are set by a process that ends itself, not by one that is killed.
     """
 
     node: str
@@ -115,8 +115,8 @@ class Attempts:
             logger.warning("an attempt could not be counted: %s", error)
         return Claim(None, mine, tuple(deaths))
 
-    def record_reason(self, claim: Claim, reason: str, limit_s: float) -> None:
-        """Stores why this process ends, and its time limit, for the processes after it."""
+    def record_reason(self, claim: Claim, reason: str, limit_s: float | None = None) -> None:
+        """Stores why this process ends, and the time limit that it has reached, for the processes after it."""
         if claim.key is not None:
             self._records.put(claim.key, _to_json(replace(claim.attempt, reason=reason, limit_s=limit_s)))
 

@@ -93,7 +93,7 @@ def num_actors(resources: ResourcesConfig, nodes: Sequence[Node]) -> int:
     if resources.actors != "auto":
         return resources.actors
     if resources.gpus_per_actor:
-        return max(1, int(sum(node.get("GPU", 0.0) for node in nodes) // resources.gpus_per_actor))
+        return max(1, sum(int(node.get("GPU", 0.0) // resources.gpus_per_actor) for node in nodes))
     return max(1, _max_actors_beside(nodes, resources, resources.decode_cpus + resources.commit_cpus))
 
 

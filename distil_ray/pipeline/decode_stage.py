@@ -3,11 +3,12 @@
 The recordings of a task are decoded one by one in the decoder subprocess. A task leaves the stage in parts of at most
 `Run.part_audio_s`, so that a recording of ten hours takes the memory of one part. While one recording is decoded, the
 next ones are fetched to local disk. A task that is repeated (after the death of a node) and whose file is in the output
-already is not decoded again: its only part has no audio. A defect of a recording raises nothing; it is in its
-`DecodedRecording`.
+already leaves the stage in the same parts as before, as Ray requires, but marked as committed: they are not recognized
+again. A defect of a recording raises nothing; it is in its `DecodedRecording`. Neither does a defect of a task, such as
+a plan that cannot be read: its last part has the error.
 """
 
-import tempfile
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +27,8 @@ from distil_ray.config import Config
 from distil_ray.errors import ErrorKind
 from distil_ray.languages import match_language_code
 from distil_ray.output.run_context import Run
+from distil_ray.pipeline.copies_folder import temporary_copies_folder
+from distil_ray.pipeline.individual_retry import describe_error
 from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import parse_recordings, read_task
 from distil_ray.readers.channels import audio_segment_for
@@ -34,6 +37,8 @@ from distil_ray.readers.location import display_name
 from distil_ray.schema import PART, to_stream_bytes
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.types import SAMPLE_RATE, Prompt, Recording
+
+logger = logging.getLogger(__name__)
 
 
 def decode_tasks(tasks: pa.Table, run: Run, is_retry: Callable[[], bool] = lambda: False) -> Iterator[pa.Table]:
@@ -49,13 +54,33 @@ def decode_tasks(tasks: pa.Table, run: Run, is_retry: Callable[[], bool] = lambd
     """
     may_be_committed = is_retry()
     for pointer in tasks.to_pylist():
-        task_id, row_group = pointer["task_id"], pointer["row_group"]
-        if may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None:
-            yield _PartBuilder(task_id, row_group).finish(is_last=True, already_committed=True)
-            continue
-        rows = read_task(run.plan_uri, row_group, run.storage)
-        fetched = fetch_recordings(parse_recordings(rows), dict(pointer.get("secret_uris") or ()), run)
-        yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows))
+        num_parts = 0
+        try:
+            for part in _decode_task(pointer, run, may_be_committed):
+                yield part
+                num_parts += 1
+        except Exception as error:  # of the store that has the plan, or of this machine
+            logger.exception("task %s could not be decoded", pointer["task_id"])
+            yield _failed_part(pointer["task_id"], pointer["row_group"], num_parts, describe_error(error))
+
+
+def _decode_task(pointer: Mapping[str, Any], run: Run, may_be_committed: bool) -> Iterator[pa.Table]:
+    task_id, row_group = pointer["task_id"], pointer["row_group"]
+    # A committed task is decoded all the same: Ray ends a run if a repeated task has another number of outputs.
+    is_committed = may_be_committed and run.storage.stat(run.task_uri(task_id)) is not None
+    rows = read_task(run.plan_uri, row_group, run.storage)
+    fetched = fetch_recordings(parse_recordings(rows), dict(pointer.get("secret_uris") or ()), run)
+    yield from decode_recordings(fetched, run, task_id, row_group, to_stream_bytes(rows), is_committed)
+
+
+def _failed_part(task_id: str, row_group: int, part_index: int, error: str) -> pa.Table:
+    """Returns the last part of a task that could not be decoded."""
+    row = {
+        **{"task_id": task_id, "row_group": row_group, "part_index": part_index, "is_last": True},
+        **{"already_committed": False, "error": error},
+        **{"decoded": [], "recordings": None, "decode_s": 0.0, "chunks": [], "pcm": b""},
+    }
+    return pa.Table.from_pylist([row], schema=PART)
 
 
 def fetch_recordings(
@@ -69,11 +94,11 @@ def fetch_recordings(
         run: The run.
     """
     config = run.config
-    with tempfile.TemporaryDirectory(prefix="distil-ray-", ignore_cleanup_errors=True) as folder:
+    with temporary_copies_folder() as folder:
         files = prefetch_files(
             recordings,
             secret_uris,
-            Path(folder),
+            folder,
             run.storage,
             config.storage.fetch_threads,
             config.resources.decoder_timeout_s,
@@ -87,6 +112,7 @@ def decode_recordings(
     task_id: str = "",
     row_group: int = 0,
     planned: bytes | None = None,
+    already_committed: bool = False,
 ) -> Iterator[pa.Table]:
     """Decodes the recordings of one task and cuts them into chunks.
 
@@ -96,11 +122,12 @@ def decode_recordings(
         task_id: Column `task_id` of the parts.
         row_group: Column `row_group` of the parts.
         planned: Column `recordings` of the last part.
+        already_committed: Column `already_committed` of the parts.
 
     Yields:
         Tables of one row of PART. A recording's number in them is its position in `fetched`.
     """
-    part = _PartBuilder(task_id, row_group, planned)
+    part = _PartBuilder(task_id, row_group, planned, already_committed)
     for row, (recording, file) in enumerate(fetched):
         for chunk in _chunks(row, recording, file, part, run):
             if part.num_samples and part.num_samples + len(chunk.pcm) > run.part_audio_s * SAMPLE_RATE:
@@ -187,8 +214,8 @@ def _language_error(recording: Recording, run: Run) -> str:
 class _PartBuilder:
     """The part being filled, and the recording being decoded into it."""
 
-    def __init__(self, task_id: str, row_group: int, planned: bytes | None = None) -> None:
-        self._head = {"task_id": task_id, "row_group": row_group}
+    def __init__(self, task_id: str, row_group: int, planned: bytes | None, already_committed: bool) -> None:
+        self._head = {"task_id": task_id, "row_group": row_group, "already_committed": already_committed}
         self._planned = planned
         self._part_index = 0
         self._detection_chunks: list[Chunk] = []  # of the current recording, chosen when its first part was full
@@ -235,7 +262,7 @@ class _PartBuilder:
             }
         )
 
-    def finish(self, *, is_last: bool, already_committed: bool = False) -> pa.Table:
+    def finish(self, *, is_last: bool) -> pa.Table:
         """Returns the part as a table of one row, and begins a new part."""
         if not is_last:
             self._mark_detection_chunks()
@@ -243,7 +270,6 @@ class _PartBuilder:
             **self._head,
             "part_index": self._part_index,
             "is_last": is_last,
-            "already_committed": already_committed,
             "decoded": self._decoded,
             "recordings": self._planned if is_last else None,
             "decode_s": time.monotonic() - self._started,

@@ -10,6 +10,9 @@ two timers. A thread records a reason, prints the stack of every thread and kill
 the interpreter's lock, so that no thread runs, Python's own timer, which needs no lock, ends the process `GRACE_S`
 later without a reason.
 
+After some errors of CUDA every later call of the process fails, whatever the audio. The process is then ended too
+(`_end_if_broken`), which counts as an attempt of its part, and Ray starts another one.
+
 The module does not import Ray.
 """
 
@@ -29,7 +32,7 @@ import pyarrow as pa
 from distil_ray.errors import ErrorKind
 from distil_ray.output.run_context import Run
 from distil_ray.pipeline.attempts import Attempt, Attempts, Claim, KeyValueStore, WorkerIdentity
-from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually
+from distil_ray.pipeline.individual_retry import describe_error, failed_result, retry_individually, with_chunks
 from distil_ray.pipeline.part_time_limit import PartTimeLimits
 from distil_ray.pipeline.worker_state import StatePublisher, WorkerState
 from distil_ray.types import SAMPLE_RATE
@@ -113,6 +116,8 @@ class FaultIsolatedStage:
         return pa.concat_tables([self._isolate(parts.slice(i, 1)) for i in range(parts.num_rows)])
 
     def _isolate(self, part: pa.Table) -> pa.Table:
+        if part["already_committed"][0].as_py():
+            part = with_chunks(part, [])
         if not len(part["chunks"][0]):
             return self._transcribe(part)
         claim = self._attempts.claim(_key(part))
@@ -146,9 +151,23 @@ class FaultIsolatedStage:
                 result = self._transcribe(part)
             self._limits.add(result, time.monotonic() - started_s)
             return result
+        except Exception as error:
+            self._end_if_broken(claim, error)
+            raise
         finally:
             self._state.set_ready()
             self._attempts.release(claim)
+
+    def _end_if_broken(self, claim: Claim, error: Exception) -> None:
+        """Ends this process with SIGKILL if its device does not work any more. The attempt is not released."""
+        is_usable = getattr(self._transcribe, "is_device_usable", None)
+        if is_usable is None or is_usable():
+            return
+        logger.exception("the device of the recognizer does not work any more; its process ends")
+        try:
+            self._attempts.record_reason(claim, f"could not use its device any more after {describe_error(error)}")
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _processed_s(self) -> float:
         return float(getattr(self._transcribe, "processed_s", 0.0))
@@ -180,7 +199,7 @@ def _num_samples(part: pa.Table) -> int:
 
 def _explain_deaths(deaths: Sequence[Attempt]) -> tuple[ErrorKind, str]:
     """Returns (error kind, message) for a recording that ended every process that tried it."""
-    hung = all(death.reason is not None for death in deaths)
+    hung = all(death.limit_s is not None for death in deaths)
     remedy = "raise resources.recognizer_timeout_s" if hung else "give the recognizer more memory or another device"
     message = (
         f"recognized individually, it ended the recognizer's process {len(deaths)} times ({_causes(deaths)});"

@@ -94,11 +94,15 @@ def describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _select_recording(part: pa.Table, chunks: Sequence[Row], recording: int) -> pa.Table:
-    """Returns the part with the chunks of one recording. They keep their offsets, and the PCM is not copied."""
-    own = [chunk for chunk in chunks if chunk["recording"] == recording]
+def with_chunks(part: pa.Table, chunks: Sequence[Row]) -> pa.Table:
+    """Returns the part with some of its chunks. They keep their offsets, and the PCM is not copied."""
     column = part.schema.get_field_index("chunks")
-    return part.set_column(column, "chunks", pa.array([own], pa.list_(CHUNK)))
+    return part.set_column(column, "chunks", pa.array([chunks], pa.list_(CHUNK)))
+
+
+def _select_recording(part: pa.Table, chunks: Sequence[Row], recording: int) -> pa.Table:
+    """Returns the part with the chunks of one recording."""
+    return with_chunks(part, [chunk for chunk in chunks if chunk["recording"] == recording])
 
 
 def _join_results(rows: Sequence[Row], note: str) -> Row:

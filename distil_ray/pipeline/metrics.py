@@ -47,7 +47,7 @@ class MetricsExporter:
         self._audio_s = 0.0
         self._added: defaultdict[tuple[Counter, tuple[tuple[str, str], ...]], float] = defaultdict(float)
         self._recordings = self._counter("recordings", "recordings committed, by status", "status")
-        self._failures = self._counter("failures", "failed and partial recordings, by kind of error", "kind")
+        self._failures = self._counter("failures", "failed recordings, by kind of error", "kind")
         self._audio = self._counter("audio_seconds", "seconds of audio recognized")
         self._words = self._counter("reference_words", "words of references that transcripts were compared with")
         self._edits = self._counter("word_edits", "word errors, by kind of edit", "edit")

@@ -72,6 +72,12 @@ class TranscribeStage:
         """Audio seconds that the recognizer has processed so far, estimated; 0 if it does not report them."""
         return float(getattr(self._recognizer, "processed_s", 0.0))
 
+    def is_device_usable(self) -> bool:
+        """Returns whether this process can go on after an exception; see `is_cuda_usable`."""
+        from distil_ray.recognition.native.device import is_cuda_usable  # imports torch, which not all recognizers do
+
+        return is_cuda_usable()
+
     def __call__(self, parts: pa.Table) -> pa.Table:
         rows = [self._transcribe(part) for part in _rows(parts)]
         return pa.Table.from_pylist(rows, schema=PART_RESULT)

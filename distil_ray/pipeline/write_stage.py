@@ -36,7 +36,7 @@ def write_parts(results: pa.Table, run: Run) -> pa.Table:
         result = results.slice(i, 1)
         started = time.monotonic()
         row = describe_part(result)
-        if not row["already_committed"]:
+        if not row["already_committed"] and row["error"] is None:
             try:
                 row |= _write_task(result, run)
             except MissingError as error:
@@ -54,7 +54,7 @@ def write_parts(results: pa.Table, run: Run) -> pa.Table:
 
 def describe_part(result: pa.Table) -> dict[str, Any]:
     """Returns the columns of COMMIT_RESULT that are known before anything is written."""
-    names = ["task_id", "part_index", "already_committed", "decode_s", "recognize_s"]
+    names = ["task_id", "part_index", "already_committed", "error", "decode_s", "recognize_s"]
     names += ["device", "dtype", "actor_rss_mb", "warnings"]
     known: dict[str, Any] = result.select(names).to_pylist()[0]
     # Computed in Arrow: a part may have thousands of chunks, whose texts and tokens are not needed here.
@@ -63,7 +63,7 @@ def describe_part(result: pa.Table) -> dict[str, Any]:
     samples = pc.subtract(chunks.field("num_samples"), chunks.field("stride_left"))
     is_drafted = pc.greater(hypotheses.field("drafts_proposed").fill_null(0), 0)
     return known | {
-        **{"committed": False, "error": None, "audio_s": _sum(samples) / SAMPLE_RATE},
+        **{"committed": False, "audio_s": _sum(samples) / SAMPLE_RATE},
         "drafted_audio_s": _sum(samples.filter(is_drafted)) / SAMPLE_RATE,
         **{name: _sum(hypotheses.field(name)) for name in ("drafts_proposed", "drafts_accepted")},
     }

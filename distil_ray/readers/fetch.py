@@ -153,22 +153,24 @@ class _Unit:
 
     def result(self, future: "Future[FetchResult]") -> FetchResult:
         """Returns the result of `future`; the failure of the unit after a timeout without progress."""
-        size = self._num_bytes_written()
+        written = self._written()
         while self.failure is None:
             try:
                 return future.result(self._timeout_s)
             except TimeoutError:
-                if (now := self._num_bytes_written()) == size:
+                if (now := self._written()) == written:
                     message = f"{self._uri}: no data for {self._timeout_s:g} s (resources.decoder_timeout_s)"
                     self.failure = StorageError(ErrorKind.STORAGE, message)
-                size = now
+                written = now
         return self.failure
 
-    def _num_bytes_written(self) -> int:
+    def _written(self) -> tuple[int, int]:
+        """Returns size and blocks of the copy. Only the blocks grow where holes are filled (`wav_ranges`)."""
         try:
-            return self._target.stat().st_size
+            found = self._target.stat()
         except FileNotFoundError:  # not yet there, or no longer
-            return 0
+            return 0, 0
+        return found.st_size, found.st_blocks
 
 
 def _iter_units(

@@ -30,7 +30,7 @@ KILLS = 25  # of a driver with the fake recognizer
 KILLS_OF_TWO = 10  # where two processes schedule
 REAL_KILLS = 3  # of one with a real model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # 25 runs one after the other
 
 
 @pytest.fixture

@@ -64,6 +64,11 @@ def test_auto_gives_each_gpu_its_share_of_the_cpus_of_its_node() -> None:
     assert num_actors(allocate_cpus(settings, nodes), nodes) == 4
 
 
+def test_a_recognizer_has_all_of_its_gpus_on_one_node() -> None:
+    settings = ResourcesConfig(gpus_per_actor=2, cpus_per_actor=1.0)
+    assert num_actors(settings, [{"CPU": 16.0, "GPU": 3.0}, {"CPU": 16.0, "GPU": 3.0}, {"CPU": 16.0, "GPU": 1.0}]) == 2
+
+
 @pytest.mark.parametrize(
     ("setting", "actors", "tasks", "expected"),
     [

@@ -1,19 +1,24 @@
 """Tasks become parts of bounded audio; what is wrong with a recording is an entry, never an exception."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import soundfile
 
+from distil_ray.pipeline import decode_stage
 from distil_ray.pipeline.decode_stage import decode_tasks
+from distil_ray.pipeline.fault_isolation import FaultIsolatedStage
 from distil_ray.pipeline.language_detection import choose_detection_chunks
 from distil_ray.pipeline.planner import parse_recordings, read_task
+from distil_ray.pipeline.write_stage import write_parts
 from distil_ray.schema import PART
 from distil_ray.types import SAMPLE_RATE
 from tests.pipeline.conftest import Planned, plan_run, pointers
+from tests.support.fakes import EchoTranscribe, LocalWorker, Values
 
 S = SAMPLE_RATE
 
@@ -100,9 +105,56 @@ def test_a_file_that_vanished_is_an_entry_and_its_neighbors_are_decoded(planned:
     assert [endings[i]["num_samples"] for i in range(3)] == [3 * S, 0, S]
 
 
-def test_a_committed_task_is_not_decoded_again_when_it_is_repeated(planned: Callable[..., Planned]) -> None:
-    run, plan = planned({"a.wav": S})
-    run.storage.put(run.task_uri(plan.tasks["task_id"][0].as_py()), b"stands here already")
-    (part,) = decode_tasks(pointers(plan), run, is_retry=lambda: True)
-    assert part["already_committed"][0].as_py()
-    assert part["chunks"][0].as_py() == []
+def test_a_committed_task_that_is_repeated_leaves_in_the_same_parts_and_is_not_recognized_again(
+    planned: Callable[..., Planned],
+) -> None:
+    """Ray ends a run if a task that it repeats for a lost output has another number of outputs than before."""
+    run, plan = planned({"long.wav": 70 * S, "short.wav": 2 * S}, "plan.part_audio_s=30", "decoding.language=en")
+    before = _decoded((run, plan))
+    (task,) = plan.tasks["task_id"].to_pylist()
+    run.storage.put(run.task_uri(task), b"stands here already")
+    parts = list(decode_tasks(pointers(plan), run, is_retry=lambda: True))
+    assert [part.drop_columns(["already_committed", "decode_s"]) for part in parts] == [
+        part.drop_columns(["already_committed", "decode_s"]) for part in before
+    ]
+    assert len(parts) == 3
+    for part in parts:
+        result = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), Values())(part)
+        assert result["hypotheses"][0].as_py() == []
+        (written,) = write_parts(result, run).to_pylist()
+        assert written["already_committed"]
+        assert (written["error"], written["audio_s"]) == (None, 0)
+    assert run.storage.read(run.task_uri(task)) == b"stands here already"
+
+
+def test_a_task_that_cannot_be_read_is_a_result_with_an_error_and_does_not_end_the_run(
+    planned: Callable[..., Planned],
+) -> None:
+    """Ray would end the run at an exception: that of one task of millions, while the store was away for a minute."""
+    run, plan = planned({"a.wav": S, "b.wav": 2 * S}, "plan.task_recordings=1", "decoding.language=en")
+    missing = pa.table({"task_id": ["gone"], "row_group": pa.array([100], pa.int32())})  # of a file that is not there
+    rows = pa.concat_tables([missing, pointers(plan)])
+    stage = FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), Values())
+    results = [write_parts(stage(part), run).to_pylist()[0] for part in decode_tasks(rows, run)]
+    assert [(row["part_index"], row["committed"]) for row in results] == [(0, False), (0, True), (0, True)]
+    assert "tasks-00001.parquet" in results[0]["error"]
+    assert not results[0]["already_committed"]
+    assert [row["error"] for row in results[1:]] == [None, None]
+
+
+def test_a_task_that_fails_between_two_parts_is_not_written(
+    planned: Callable[..., Planned], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = planned({"a.wav": 40 * S}, "plan.part_audio_s=30", "decoding.language=en")
+    part, _ = _decoded((run, plan))
+
+    def decode(*_: object) -> Iterator[pa.Table]:
+        yield part
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(decode_stage, "decode_recordings", decode)
+    transcribe = EchoTranscribe(run)
+    results = [write_parts(transcribe(one), run).to_pylist()[0] for one in _decoded((run, plan))]
+    assert [row["error"] for row in results] == [None, "OSError: no space left on device"]
+    assert [row["part_index"] for row in results] == [0, 1]
+    assert not list(run.storage.list_files(run.transcripts_uri))

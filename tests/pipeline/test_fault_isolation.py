@@ -1,10 +1,12 @@
 """What breaks a recognizer costs one recording; deaths are counted where they outlive a process."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,14 @@ def _key(part: pa.Table) -> str:
     return f"{part['task_id'][0].as_py()}/part-000000"
 
 
-def _deaths(key: str, times: int, reason: str | None = None, node: str = "here") -> Values:
+def _deaths(
+    key: str, times: int, reason: str | None = None, node: str = "here", limit_s: float | None = None
+) -> Values:
     """What processes leave behind that die while they try `key`."""
     records = Values()
     for number in range(1, times + 1):
         record = {"node": node, "host": "host-7", "pid": number, "began_at": "then", "reason": reason}
+        record |= {"limit_s": limit_s}
         records[f"{key}.{number}"] = json.dumps(record).encode()
     return records
 
@@ -66,6 +71,56 @@ def test_what_the_recognizer_raises_costs_one_recording(part: tuple[Run, pa.Tabl
     assert sum(bool(text) for text in _texts(result)) == 2
     assert "recording by recording, because its recognizer raised RuntimeError" in result["warnings"][0].as_py()[0]
     assert records == {}
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+class BrokenDevice(EchoTranscribe):
+    """Recognizes nothing any more once it has met the cursed chunk, as after an illegal memory access in CUDA."""
+
+    is_broken = False
+
+    def __call__(self, parts: pa.Table) -> pa.Table:
+        if self.is_broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        try:
+            return super().__call__(parts)
+        except RuntimeError:
+            self.is_broken = True
+            raise
+
+    def is_device_usable(self) -> bool:
+        return not self.is_broken
+
+
+def test_a_recording_that_breaks_the_device_does_not_fail_those_after_it(
+    part: tuple[Run, pa.Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Values()  # what a process that is killed leaves
+    num_ended = 0
+
+    def end(pid: int, number: int) -> None:
+        nonlocal num_ended
+        assert (pid, number) == (os.getpid(), signal.SIGKILL)
+        num_ended += 1
+        left.update(records)
+        raise Ended
+
+    monkeypatch.setattr(os, "kill", end)
+    run, table = part
+    for _ in range(10):
+        records = Values(left)
+        with suppress(Ended):
+            result = FaultIsolatedStage(BrokenDevice, run, LocalWorker(), records)(table)  # in a new process
+            break
+    errors = _errors(result)
+    (cursed,) = (number for number, (kind, _) in errors.items() if kind)
+    assert errors[cursed][0] == "worker_crash"
+    assert "could not use its device any more after RuntimeError: this chunk is cursed" in (errors[cursed][1] or "")
+    assert sum(bool(text) for text in _texts(result)) == 2
+    assert num_ended == 2 * run.config.resources.max_attempts  # of the part, then of the recording
 
 
 def test_an_error_while_the_language_is_detected_costs_one_recording_too(planned: Callable[..., Planned]) -> None:
@@ -97,19 +152,20 @@ def test_a_part_that_killed_twice_is_tried_recording_by_recording(planned: Calla
 
 
 @pytest.mark.parametrize(
-    ("reason", "kind", "remedy"),
+    ("reason", "limit_s", "kind", "remedy"),
     [
-        (None, "worker_crash", "give the recognizer more memory"),
-        ("gave no answer within 640 s and was ended", "inference_timeout", "raise resources.recognizer_timeout_s"),
+        (None, None, "worker_crash", "give the recognizer more memory"),
+        ("gave no answer within 640 s and was ended", 640, "inference_timeout", "raise resources.recognizer_timeout_s"),
+        ("could not use its device any more after an error", None, "worker_crash", "or another device"),
     ],
 )
 def test_a_recording_that_killed_twice_alone_is_given_up_with_words(
-    planned: Callable[..., Planned], reason: str | None, kind: str, remedy: str
+    planned: Callable[..., Planned], reason: str | None, limit_s: float | None, kind: str, remedy: str
 ) -> None:
     run, plan = planned({"a.wav": 1600, "b.wav": 2400}, "decoding.language=en")
     (table,) = decode_tasks(pointers(plan), run)
-    records = _deaths(_key(table), 2, reason)
-    records |= _deaths(f"{_key(table)}-recording-000001", 2, reason)
+    records = _deaths(_key(table), 2, reason, limit_s=limit_s)
+    records |= _deaths(f"{_key(table)}-recording-000001", 2, reason, limit_s=limit_s)
     errors = _errors(FaultIsolatedStage(EchoTranscribe, run, LocalWorker(), records)(table))
     assert errors[0] == (None, None)
     assert errors[1][0] == kind

@@ -1,9 +1,10 @@
 """Segments of a remote WAV: only their bytes are fetched, and their audio is that of the whole file."""
 
 import io
+import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import soundfile
 from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import PCM16
 from distil_ray.audio.segments import AudioSegment
+from distil_ray.config import StorageConfig
 from distil_ray.readers.channels import audio_segment_for
 from distil_ray.readers.fetch import prefetch_files
 from distil_ray.storage.storage import Storage
@@ -104,3 +106,23 @@ def test_a_file_is_fetched_whole_for_large_segments_and_other_formats(
         assert isinstance(path, Path)
         assert path.read_bytes() == content
         assert fetched_bytes[uri] >= len(content)
+
+
+def test_segments_that_arrive_slowly_make_progress(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The local file has its full size from the beginning: progress is what has been written into it."""
+
+    def copy_slowly(self: Storage, uri: str, start: int, size: int, sink: IO[bytes], *_: object) -> None:
+        data = self.read_range(uri, start, size)
+        for begin in range(0, size, size // 10):
+            time.sleep(0.3)
+            sink.write(data[begin : begin + size // 10])
+
+    uri, data = f"{bucket}/slow.wav", wav(16_000, 1, "PCM_16")
+    storage = Storage(StorageConfig(max_attempts=1, timeout_s=1))
+    storage.put(uri, data)
+    monkeypatch.setattr(Storage, "copy_range", copy_slowly)
+    planned = segments(uri, len(data), (60.0, 30.0))
+    (local,) = prefetch_files(planned, {}, tmp_path, storage, threads=1, timeout_s=0.5)
+    assert local == tmp_path / "000000"

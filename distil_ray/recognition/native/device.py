@@ -85,6 +85,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
+def is_cuda_usable() -> bool:
+    """Returns whether CUDA still computes in this process, or is not in use.
+
+    After some errors, such as an illegal memory access, an assertion in a kernel or a fault of the hardware, all later
+    calls of the process fail too.
+    """
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return True
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
 def release_memory(device: torch.device) -> None:
     """Returns cached blocks to the GPU, so that smaller ones can be allocated. Does nothing on a CPU."""
     if device.type == "cuda":

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distil_ray.recognition.native.device import choose_slots, is_out_of_memory
+from distil_ray.recognition.native.device import choose_slots, is_cuda_usable, is_out_of_memory
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,15 @@ def test_the_batch_follows_from_free_memory(monkeypatch: pytest.MonkeyPatch, fre
     found, note = choose_slots(None, torch.device("cuda"), 2 * 32 * 1280 * (464 + 1500) * 2)
     assert found == slots
     assert note is not None and f"{free_gib:.1f} GiB of free GPU memory" in note
+
+
+def test_cuda_is_usable_until_an_error_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert is_cuda_usable()  # not in use
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    assert is_cuda_usable()
+    monkeypatch.setattr(torch.cuda, "synchronize", fail)
+    assert not is_cuda_usable()
