@@ -360,6 +360,19 @@ def test_a_failure_of_a_redo_does_not_replace_a_transcript(run_on: RunOn, tmp_pa
     ]
 
 
+def test_a_failure_of_a_redo_with_the_same_settings_does_not_replace_a_transcript(
+    run_on: RunOn, tmp_path: Path
+) -> None:
+    _record(tmp_path, "a", "b")
+    soundfile.write(tmp_path / "audio/a.wav", np.arange(SAMPLE_RATE // 4, dtype=np.int16), SAMPLE_RATE)
+    run_on(FIRST)
+    code, words = run_on(TOMORROW, "input.max_duration_s=0.5", redo=FIRST)  # b.wav lasts a second
+    assert code == ExitCode.DONE
+    assert "kept           1 rows of recordings that failed this time: b.wav" in words
+    runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
+    assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.1"}
+
+
 def test_a_redo_with_too_many_failures_replaces_nothing(run_on: RunOn, tmp_path: Path) -> None:
     _record(tmp_path, "a", "b")
     run_on(FIRST)
