@@ -9,12 +9,14 @@ lists stay unchanged.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 from rich.console import Console
 
 from distil_ray.cli import signals
@@ -28,6 +30,7 @@ from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.setup import check_output, prepare_run
+from distil_ray.report.run_folder import CONFIG
 from distil_ray.schema import TRANSCRIPT, open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
@@ -138,9 +141,10 @@ def replace_rows(
         )
     folder = join(side, RUNS_FOLDER, attempt.run_id)
     for entry in storage.list_files(folder):
-        storage.put(
-            join(output, RUNS_FOLDER, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri)
-        )
+        name, data = entry.uri.removeprefix(f"{folder}/"), storage.read(entry.uri)
+        if name == CONFIG:
+            data = _with_output_uri(data, output)
+        storage.put(join(output, RUNS_FOLDER, attempt.run_id, name), data)
     storage.delete(side)
     log_field(
         "replaced",
@@ -162,6 +166,13 @@ def _other_rows(table: pa.Table, ids: pa.Array, run_id: str) -> pa.Table:
     """Returns the rows that the redo `run_id` neither wrote nor replaces."""
     written = pc.equal(table["run_id"], run_id)
     return table.filter(pc.invert(pc.or_(written, pc.is_in(table["recording_id"], value_set=ids))))
+
+
+def _with_output_uri(config: bytes, output: str) -> bytes:
+    """Returns a stored config with another `output.uri`: the folder of the redo is about to be deleted."""
+    settings = yaml.safe_load(config)
+    settings["output"]["uri"] = output
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=math.inf).encode()
 
 
 def _ids_with_better_rows(failed: set[str], run_id: str, partition: str, storage: Storage) -> set[str]:

@@ -211,6 +211,7 @@ def test_a_past_date_is_transcribed_again_and_no_other(run_on: RunOn, tmp_path: 
     folder = tmp_path / "out/runs/2026-11-20.2"
     assert {path.name for path in folder.iterdir()} >= {"summary.json", "nightly_run.json", "_SUCCESS", "config.yaml"}
     assert not (folder / "redo").exists()
+    assert load_config(folder / "config.yaml").output.uri == f"{tmp_path}/out"
 
     assert verify(load_config(None, [f"output.uri={tmp_path}/out"]), Console(quiet=True)) == ExitCode.DONE
     assert run_on(FIRST + timedelta(2))[0] == ExitCode.DONE  # only the new recording is transcribed
