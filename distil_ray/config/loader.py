@@ -201,13 +201,26 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, raw = override.partition("=")
     if not equals or not key.strip():
         raise SettingsError(f"'{override}' is not a setting. Write dotted.key=value, such as decoding.language=en.")
+    key, text = key.strip(), raw.strip()
+    is_plain = text[:1] not in tuple("'\"[{|>")  # neither quoted nor a list or mapping in brackets
+    is_text = is_plain and key in _text_keys()
     try:
         value = yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date, such as 2026-13-22
-        raise SettingsError(f"{key}={raw}: the value is not valid YAML ({' '.join(str(error).split())}).") from error
-    if isinstance(value, str) and " #" in raw and raw.strip()[0] not in "'\"[{|>":
-        value = raw.strip()  # a command line has no comments
-    set_value(tree, key.strip(), value)
+        if not is_text:
+            words = " ".join(str(error).split())
+            raise SettingsError(f"{key}={raw}: the value is not valid YAML ({words}).") from error
+        value = text
+    if is_text and not isinstance(value, str | None):
+        value = text  # what is a number, a date or a mapping elsewhere: 20261122, 2026-11-22, Speakers: Anna
+    elif is_plain and isinstance(value, str | None) and " #" in f" {text}":
+        value = text  # a command line has no comments
+    set_value(tree, key, value)
+
+
+def _text_keys() -> set[str]:
+    """Returns the keys of the settings whose value is text, whatever it says."""
+    return {key for key, words, *_ in describe_settings() if words in ("str", "str | null")}
 
 
 def set_value(tree: dict[str, Any], key: str, value: Any) -> None:
@@ -248,6 +261,8 @@ def _explain(detail: ErrorDetails) -> str:
         return message
     # a union has an error for each of its types; all of them become the same line
     has_wrong_type = detail["type"].endswith(_TYPE_ERRORS)
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float | date):
+        found = f"; found {detail['input']}. Write it in quotes."
     return f"{key}: {f'must be {words[key]}' if has_wrong_type else message}{found}"
 
 

@@ -17,7 +17,9 @@ This page is generated from `distil_ray/config/` by `make docs`.
 
 A config is a YAML file with the sections below, passed with `--config FILE`. Commented examples are in `configs/`.
 Every setting can be overridden on the command line with `section.key=value`. The value is YAML:
-`input.uri='[s3://a, s3://b]'`, `model.revision=null`. A setting that is not given has its default value.
+`input.uri='[s3://a, s3://b]'`, `model.revision=null`. Where a setting takes text, it is taken as it is written, also
+where YAML would read a number, a date or a mapping: `run_id=20261122`, `decoding.prompt='Speakers: Anna, Bob'`. A
+setting that is not given has its default value.
 
 Unknown keys, keys that are set twice in a file, values of a wrong type and settings that conflict are reported before
 anything is started, all at once, with exit code 2. Every run stores its whole config, including defaults, in

@@ -14,7 +14,8 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.evaluation.wer import pooled_rate
 from distil_ray.nightly.drift import MEASURES, Measure, Verdict, format_verdict
 from distil_ray.nightly.run_records import REPORT, parse_run_id
-from distil_ray.output.run_context import RUNS_FOLDER
+from distil_ray.output.run_context import RUNS_FOLDER, SUCCESS_FILE
+from distil_ray.output.run_outcome import OUTCOME_FILE, OUTCOMES
 from distil_ray.readers.ordered_iteration import num_request_threads, ordered_parallel_map
 from distil_ray.report.charts import Plot, plot_series
 from distil_ray.report.page import render
@@ -29,13 +30,14 @@ from distil_ray.types import Status
 HISTORY = "history.html"
 MAX_RUNS = 400  # only the latest runs are shown
 
-TONES: dict[ExitCode, Tone] = {ExitCode.DONE: "good", ExitCode.DRIFT: "warn"}
+TONES: dict[int | None, Tone] = {ExitCode.DONE: "good", ExitCode.DRIFT: "warn"}
 HEADLINES: dict[Tone, str] = {
     "good": "The last run succeeded",
     "warn": "Drift in the last nightly run",
     "bad": "The last run failed",
 }
-NOT_ENDED = "not finished"  # killed, or still running
+NOT_ENDED = "not finished"  # killed, stopped, or still running
+ENDED: dict[int | None, str] = {code: text for code, text in OUTCOMES.items() if code != ExitCode.RUNNING}
 
 Figures = Mapping[str, Any]
 
@@ -47,12 +49,14 @@ class HistoryRun:
     Attributes:
         run_id: Name of the run.
         has_page: True if the run folder contains report.html.
+        exit_code: Exit code that the run stored, `ExitCode.DONE` for one with `_SUCCESS` alone; None if there is none.
         summary: Content of summary.json; None if the file does not exist.
         report: Content of nightly_run.json; None if the file does not exist.
     """
 
     run_id: str
     has_page: bool
+    exit_code: int | None
     summary: Figures | None
     report: Figures | None
 
@@ -70,17 +74,15 @@ class HistoryRun:
 
     @property
     def outcome(self) -> str:
-        """Outcome in words, as in nightly_run.json; `NOT_ENDED` without nightly_run.json and summary.json."""
+        """Outcome in words, as in nightly_run.json; `NOT_ENDED` for a run that was killed, stopped, or still runs."""
         if self.report is not None:
             return str(self.report["outcome"])
-        return "done" if self.summary is not None else NOT_ENDED
+        return ENDED.get(self.exit_code, NOT_ENDED)
 
     @property
     def tone(self) -> Tone:
         """Color class of the outcome on the page."""
-        if self.report is not None:
-            return TONES.get(ExitCode(self.report["exit_code"]), "bad")
-        return "good" if self.summary is not None else "bad"
+        return TONES.get(self.report["exit_code"] if self.report is not None else self.exit_code, "bad")
 
     def verdict(self, figure: str) -> Figures:
         """Returns the drift verdict of a figure; one without limits if the figure was not checked."""
@@ -138,11 +140,13 @@ def _read_runs(output: str, storage: Storage) -> list[HistoryRun]:
             started[run_id] = entry.modified or 0.0
 
     def read(run_id: str) -> HistoryRun:
-        summary, report = (
+        summary, report, outcome = (
             _read_json(join(root, run_id, name), storage) if name in names[run_id] else None
-            for name in (SUMMARY, REPORT)
+            for name in (SUMMARY, REPORT, OUTCOME_FILE)
         )
-        return HistoryRun(run_id, PAGE in names[run_id], summary, report)
+        succeeded = ExitCode.DONE if SUCCESS_FILE in names[run_id] else None
+        exit_code = outcome["exit_code"] if outcome else succeeded
+        return HistoryRun(run_id, PAGE in names[run_id], exit_code, summary, report)
 
     latest = sorted(started, key=lambda run_id: (started[run_id], run_id))[-MAX_RUNS:]
     return list(ordered_parallel_map(read, latest, num_request_threads(root)))
@@ -177,7 +181,7 @@ def _figures(summary: Figures) -> Figures:
 def _last_run_verdict(last: HistoryRun) -> RunVerdict:
     """Returns the headline of the page, from the outcome of the last run."""
     if last.outcome == NOT_ENDED:
-        reason = f"{last.run_id} was killed, or is still running. Re-run the same command to resume."
+        reason = f"{last.run_id} was killed or stopped, or is still running. Re-run the same command to resume."
         return RunVerdict("bad", "The last run has not finished", reason)
     reason = str(last.report["text"]) if last.report else f"{last.run_id}, {last.outcome}"
     return RunVerdict(last.tone, HEADLINES[last.tone], reason)

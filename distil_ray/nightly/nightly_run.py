@@ -35,7 +35,7 @@ from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, has_r
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
-from distil_ray.output.run_outcome import OUTCOMES, write_outcome
+from distil_ray.output.run_outcome import OUTCOMES, record_failure, write_outcome
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.plan_report import show_plan
 from distil_ray.redaction import redact
@@ -102,6 +102,11 @@ class NightlyRun:
     def storage(self) -> Storage:
         return Storage(self.config.storage)
 
+    @property
+    def folder_uri(self) -> str:
+        """URI of the run folder."""
+        return join(self.output, RUNS_FOLDER, self.attempt.run_id)
+
 
 def run_nightly(
     config: Config,
@@ -139,7 +144,9 @@ def run_nightly(
     run: NightlyRun | None = None
     try:
         run = _begin(config, day, output, redo is not None, console)
-        report = _make_report(run, _transcribe(run, console, transcriber, force), console)
+        code = _transcribe(run, console, transcriber, force)
+        with record_failure(run.folder_uri, run.storage):  # also of a signal, which ends the process
+            report = _make_report(run, code, console)
     except Exception as error:  # internal errors must be reported to the webhook too
         logger.debug("failed", exc_info=True)
         report = _failure_report(day, run, config, error)
@@ -274,8 +281,7 @@ def _make_report(run: NightlyRun, code: ExitCode, console: Console) -> Report:
 
 
 def _read_summary(run: NightlyRun) -> dict[str, Any]:
-    uri = join(run.output, RUNS_FOLDER, run.attempt.run_id, "summary.json")
-    return dict(json.loads(run.storage.read(uri)))
+    return dict(json.loads(run.storage.read(join(run.folder_uri, "summary.json"))))
 
 
 def _check_drift(run: NightlyRun, figures: Figures, console: Console) -> list[Verdict]:
@@ -331,9 +337,8 @@ def _write_report(report: Report, run: NightlyRun | None, console: Console) -> N
     body = json.dumps(asdict(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         run.storage.put(run_records.report_uri(run.attempt, run.output), body.encode())
-        folder = join(run.output, RUNS_FOLDER, run.attempt.run_id)
         text = report.text.removeprefix(f"{report.run_id} {report.outcome}").lstrip(",: ")
-        write_outcome(folder, report.exit_code, text, run.storage)
+        write_outcome(run.folder_uri, report.exit_code, text, run.storage)
     except StorageError as error:
         log_field("warning", str(error), console, level="warning")
     try:

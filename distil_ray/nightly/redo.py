@@ -9,12 +9,14 @@ lists stay unchanged.
 """
 
 import io
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import yaml
 from rich.console import Console
 
 from distil_ray.cli import signals
@@ -24,10 +26,12 @@ from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.nightly.run_records import Attempt, Attempts, next_attempt, partition_uri
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.ledger import list_data_files
+from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.setup import check_output, prepare_run
-from distil_ray.schema import open_parquet, to_parquet_bytes
+from distil_ray.report.run_folder import CONFIG
+from distil_ray.schema import TRANSCRIPT, open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join, normalize
 from distil_ray.types import Status
@@ -106,7 +110,9 @@ def replace_rows(
 ) -> None:
     """Moves the rows of a redo into the partition of its date, in place of the old rows, and then its run folder.
 
-    A recording that failed keeps its old row, unless that failed too. Each step can be repeated after an interruption.
+    A recording that failed keeps its old row, unless that failed too. It stays in its file: where the settings are the
+    same, a task of the redo may have the recordings, and so the name, of an old one. Each step can be repeated after an
+    interruption.
     The redo folder is deleted last. `check` raises an error if this process may no longer write (`Lease.check`).
     """
     side, partition = _redo_uri(output, attempt), partition_uri(output, attempt.day)
@@ -116,11 +122,14 @@ def replace_rows(
     kept = _ids_with_better_rows(failed, attempt.run_id, partition, storage)
     ids = pa.array({recording_id for recording_id, _ in statuses} - kept, pa.string())
     for uri in list_data_files(aside, storage):
-        table = open_parquet(io.BytesIO(storage.read(uri))).read()
+        table = _read(uri, storage)
         rows = table.filter(pc.is_in(table["recording_id"], value_set=ids))
         if rows.num_rows:
+            target = join(partition, uri.rsplit("/", 1)[-1])
+            if storage.stat(target) is not None:
+                rows = pa.concat_tables([rows, _other_rows(_read(target, storage), ids, attempt.run_id)])
             check()
-            storage.put(join(partition, uri.rsplit("/", 1)[-1]), to_parquet_bytes(rows))
+            storage.put(target, to_parquet_bytes(rows))
     check()
     _remove_replaced_rows(ids, attempt.run_id, partition, storage)
     if kept:
@@ -132,9 +141,10 @@ def replace_rows(
         )
     folder = join(side, RUNS_FOLDER, attempt.run_id)
     for entry in storage.list_files(folder):
-        storage.put(
-            join(output, RUNS_FOLDER, attempt.run_id, entry.uri.removeprefix(f"{folder}/")), storage.read(entry.uri)
-        )
+        name, data = entry.uri.removeprefix(f"{folder}/"), storage.read(entry.uri)
+        if name == CONFIG:
+            data = _with_output_uri(data, output)
+        storage.put(join(output, RUNS_FOLDER, attempt.run_id, name), data)
     storage.delete(side)
     log_field(
         "replaced",
@@ -144,6 +154,25 @@ def replace_rows(
         reason="redo",
         date=attempt.day,
     )
+
+
+def _read(uri: str, storage: Storage) -> pa.Table:
+    """Returns the rows of a file, whatever its schema version, as the current one."""
+    with open_transcripts(uri, storage) as file:
+        return file.read().cast(TRANSCRIPT)
+
+
+def _other_rows(table: pa.Table, ids: pa.Array, run_id: str) -> pa.Table:
+    """Returns the rows that the redo `run_id` neither wrote nor replaces."""
+    written = pc.equal(table["run_id"], run_id)
+    return table.filter(pc.invert(pc.or_(written, pc.is_in(table["recording_id"], value_set=ids))))
+
+
+def _with_output_uri(config: bytes, output: str) -> bytes:
+    """Returns a stored config with another `output.uri`: the folder of the redo is about to be deleted."""
+    settings = yaml.safe_load(config)
+    settings["output"]["uri"] = output
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=math.inf).encode()
 
 
 def _ids_with_better_rows(failed: set[str], run_id: str, partition: str, storage: Storage) -> set[str]:

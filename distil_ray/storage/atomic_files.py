@@ -10,13 +10,14 @@ import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from distil_ray.storage.process_identity import Process, parse_process_label, this_process
 
 TEMPORARY = ".tmp-"  # how the name begins under which a file is written
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS)  # of file systems without hard links: FAT, exFAT, many of FUSE
 
 
 def temporary_writer(name: str) -> Process | None:
@@ -48,14 +49,28 @@ def create(path: str, *, replace: bool) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
+            with suppress(PermissionError):  # a file system such as FAT, whose files all have one mode
+                os.fchmod(file.fileno(), 0o644)
         if replace:
             os.replace(temporary, path)
         else:
-            os.link(temporary, path)  # fails if the name is taken, where rename would replace
+            _rename_if_absent(temporary, path)
     finally:
         if os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _rename_if_absent(temporary: str, path: str) -> None:
+    """Gives a file its name. Raises FileExistsError if the name is taken, where rename would replace."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _locked(path):
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from None
+            os.replace(temporary, path)
 
 
 def replace_if_unchanged(path: str, old: bytes, new: bytes) -> bool:

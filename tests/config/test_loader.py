@@ -31,6 +31,43 @@ def test_a_command_line_has_no_comments() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("run_id", "20261122"),
+        ("run_id", "2026-11-22"),
+        ("output.uri", "2024"),
+        ("decoding.prompt", "Speakers: Anna, Bob"),
+        ("decoding.prompt", "Note: at 12:30: lunch"),
+        ("decoding.prompt", "#1 topic"),
+        ("decoding.prompt", "@anna"),
+        ("decoding.prompt", "yes"),
+    ],
+)
+def test_a_setting_that_is_text_is_taken_as_it_is_written(key: str, text: str) -> None:
+    section, _, name = key.rpartition(".")
+    config = load_config(None, [f"{key}={text}"])
+    assert getattr(getattr(config, section) if section else config, name) == text
+
+
+def test_text_may_be_quoted_and_null() -> None:
+    assert load_config(None, ["decoding.prompt='12'"]).decoding.prompt == "12"
+    assert load_config(None, ["decoding.prompt=null"]).decoding.prompt is None
+    with pytest.raises(SettingsError, match="must be str; found"):
+        load_config(None, ["output.uri=[a, b]"])
+
+
+def test_text_in_a_file_that_yaml_reads_as_a_date_is_an_error_that_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("run_id: 2026-11-22\ninput: {uri: [2024]}\n")
+    with pytest.raises(SettingsError) as raised:
+        load_config(file)
+    assert str(raised.value).splitlines() == [
+        "input.uri: must be list of str; found 2024. Write it in quotes.",
+        "run_id: must be str | null; found 2026-11-22. Write it in quotes.",
+    ]
+
+
+@pytest.mark.parametrize(
     ("override", "expected"),
     [
         ("decoding.lenguage=en", "decoding.lenguage: unknown setting. Did you mean decoding.language?"),

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 import soundfile
 from rich.console import Console
 
+from distil_ray.cli.signals import Stopped
 from distil_ray.commands.main import main
 from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, SettingsError
-from distil_ray.nightly import nightly_run
+from distil_ray.nightly import nightly_run, run_records
 from distil_ray.nightly import redo as redo_module
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import Run
@@ -209,6 +211,7 @@ def test_a_past_date_is_transcribed_again_and_no_other(run_on: RunOn, tmp_path: 
     folder = tmp_path / "out/runs/2026-11-20.2"
     assert {path.name for path in folder.iterdir()} >= {"summary.json", "nightly_run.json", "_SUCCESS", "config.yaml"}
     assert not (folder / "redo").exists()
+    assert load_config(folder / "config.yaml").output.uri == f"{tmp_path}/out"
 
     assert verify(load_config(None, [f"output.uri={tmp_path}/out"]), Console(quiet=True)) == ExitCode.DONE
     assert run_on(FIRST + timedelta(2))[0] == ExitCode.DONE  # only the new recording is transcribed
@@ -360,6 +363,19 @@ def test_a_failure_of_a_redo_does_not_replace_a_transcript(run_on: RunOn, tmp_pa
     ]
 
 
+def test_a_failure_of_a_redo_with_the_same_settings_does_not_replace_a_transcript(
+    run_on: RunOn, tmp_path: Path
+) -> None:
+    _record(tmp_path, "a", "b")
+    soundfile.write(tmp_path / "audio/a.wav", np.arange(SAMPLE_RATE // 4, dtype=np.int16), SAMPLE_RATE)
+    run_on(FIRST)
+    code, words = run_on(TOMORROW, "input.max_duration_s=0.5", redo=FIRST)  # b.wav lasts a second
+    assert code == ExitCode.DONE
+    assert "kept           1 rows of recordings that failed this time: b.wav" in words
+    runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
+    assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.1"}
+
+
 def test_a_redo_with_too_many_failures_replaces_nothing(run_on: RunOn, tmp_path: Path) -> None:
     _record(tmp_path, "a", "b")
     run_on(FIRST)
@@ -443,6 +459,20 @@ def test_an_internal_error_notifies_the_webhook(
     assert _last_line(words) == "nightly run    2026-11-20.1 failed: a fault: exit code 1"
     assert _report(tmp_path, "2026-11-20.1")["outcome"] == "failed"
     assert listener.bodies[0]["outcome"] == "failed"
+
+
+def test_a_signal_after_the_transcription_is_the_outcome_of_the_run(
+    run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    _record(tmp_path, "a")
+    monkeypatch.setattr(run_records, "compute_figures", stop)
+    with pytest.raises(Stopped):
+        run_on(FIRST)
+    outcome = json.loads((tmp_path / "out/runs/2026-11-20.1/outcome.json").read_text())
+    assert (outcome["outcome"], outcome["exit_code"]) == ("stopped", 143)
 
 
 def test_a_failing_webhook_does_not_fail_the_run(run_on: RunOn, listener: WebhookServer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 from base64 import b64decode
 from datetime import date
 from html.parser import HTMLParser
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from distil_ray.config import Config
-from distil_ray.errors import SettingsError
+from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.nightly.history_page import load_drift, write_history
+from distil_ray.output.run_outcome import write_outcome
 from distil_ray.recognition.quality_flags import UNTRANSCRIBED_SPEECH
 from distil_ray.report.audio_clips import OVER_BUDGET, ClipRequest, make_clips
 from distil_ray.report.run_page import write_run_page
@@ -409,6 +411,26 @@ def test_the_headline_of_the_history_is_the_outcome_of_the_last_run(tmp_path: Pa
         "2026-11-12.1 ✕ failed",
         *(f"2026-11-{day:02d}.1 ✓ done" for day in (11, 10, 9)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("code", "outcome", "headline"),
+    [
+        (ExitCode.DONE, "✓ done", "✓ The last run succeeded"),
+        (ExitCode.FAILED, "✕ failed", "✕ The last run failed"),
+        (ExitCode.TOO_MANY_FAILED, "✕ too many failed", "✕ The last run failed"),
+        (128 + signal.SIGTERM, "✕ not finished", "✕ The last run has not finished"),
+        (ExitCode.RUNNING, "✕ not finished", "✕ The last run has not finished"),
+    ],
+)
+def test_the_history_shows_the_outcome_of_a_run_that_is_not_nightly(
+    tmp_path: Path, code: int, outcome: str, headline: str
+) -> None:
+    run = write_output(tmp_path, [transcript("a", "so be it", "so be it")])  # with its summary
+    write_outcome(str(run), code, "", Storage())
+    text = text_of(write_history(str(tmp_path), Storage()))
+    assert headline in text
+    assert f"run {outcome}" in text
 
 
 def test_drift_is_the_headline_of_the_page_of_a_nightly_run(tmp_path: Path) -> None:

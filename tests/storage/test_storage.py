@@ -1,5 +1,6 @@
 """Storage keeps its promises alike on local disks and on S3."""
 
+import errno
 import os
 import pickle
 import time
@@ -54,6 +55,24 @@ def test_put_replaces_and_put_new_does_not(root: str, storage: Storage) -> None:
     assert storage.read(uri) == b"first"
     storage.put(uri, b"third")
     assert storage.read(uri) == b"third"
+
+
+def test_a_disk_without_hard_links_and_modes_keeps_the_promises(
+    tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    uri = str(tmp_path / "folder/won.bin")
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda number: storage.put_if_absent(uri, b"%d" % number), range(16)))
+    assert won.count(True) == 1
+    assert storage.read(uri) == b"%d" % won.index(True)
+    storage.put(uri, b"third")
+    assert storage.replace_if_unchanged(uri, b"third", b"fourth")
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["won.bin"]
 
 
 def test_of_sixteen_writers_of_a_new_file_one_wins(root: str, storage: Storage) -> None:
