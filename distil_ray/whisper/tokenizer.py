@@ -65,7 +65,7 @@ class Tokens:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         generation_file = folder / "generation_config.json"
         generation = json.loads(generation_file.read_text(encoding="utf-8")) if generation_file.exists() else {}
-        return cls.from_configs(config, generation, Tokenizer.from_file(str(folder / "tokenizer.json")))
+        return cls.from_configs(config, generation, parse_tokenizer((folder / "tokenizer.json").read_text("utf-8")))
 
     @classmethod
     def from_configs(cls, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Self:
@@ -217,6 +217,17 @@ class Tokens:
                 found.append((start_s, end_s, text))
             start_s, text_ids = end_s, []
         return found
+
+
+def parse_tokenizer(content: str) -> Tokenizer:
+    """Returns the tokenizer of a tokenizer.json, which encodes every text as it is.
+
+    The file of a fine-tuned checkpoint may keep how its training padded and cut the labels.
+    """
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _find_id(tokenizer: Tokenizer, *names: str) -> int:
