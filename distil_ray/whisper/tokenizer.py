@@ -71,16 +71,18 @@ class Tokens:
     def from_configs(cls, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Self:
         """Makes the tokens from parsed files.
 
-        Settings that the generation config lacks are taken from the config, as in transformers.
+        Without a generation config the decoding rules are those of the config, as in transformers.
 
         Raises:
             ValueError: The tokenizer lacks one of Whisper's special tokens.
         """
-        settings = {**config, **{key: value for key, value in generation.items() if value is not None}}
-        is_multilingual = settings.get("is_multilingual", config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE)
+        rules = generation or config
+        is_multilingual = rules.get("is_multilingual")
+        if is_multilingual is None:
+            is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE
         sot, translate = _find_id(tokenizer, "<|startoftranscript|>"), _find_id(tokenizer, "<|translate|>")
         no_timestamps = _find_id(tokenizer, "<|notimestamps|>")
-        languages = settings.get("lang_to_id") or {
+        languages = rules.get("lang_to_id") or {
             tokenizer.id_to_token(token): token for token in range(sot + 1, translate)
         }
         return cls(
@@ -94,10 +96,10 @@ class Tokens:
             no_speech=_find_id(tokenizer, "<|nospeech|>", "<|nocaptions|>"),
             no_timestamps=no_timestamps,
             timestamp_begin=no_timestamps + 1,
-            suppress=tuple(settings.get("suppress_tokens") or ()),
-            begin_suppress=tuple(settings.get("begin_suppress_tokens") or ()),
-            max_initial_timestamp=settings.get("max_initial_timestamp_index"),
-            max_positions=settings.get("max_target_positions", MAX_POSITIONS),
+            suppress=tuple(rules.get("suppress_tokens") or ()),
+            begin_suppress=tuple(rules.get("begin_suppress_tokens") or ()),
+            max_initial_timestamp=rules.get("max_initial_timestamp_index"),
+            max_positions=config.get("max_target_positions", MAX_POSITIONS),
             max_length=generation.get("max_length") or MAX_POSITIONS,
             tokenizer=tokenizer,
         )
