@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.assistant_training import evaluation
 from distil_ray.assistant_training import trainer as fitting
@@ -77,6 +78,17 @@ def test_student_decoder_and_drafting_decoder_have_the_same_logits(examples: lis
         trained = student(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
 
     assert torch.allclose(drafting, trained, atol=1e-3)
+
+
+def test_a_student_predicts_with_the_output_projection_of_its_main_model() -> None:
+    sizes: dict[str, Any] = {"vocab_size": 300, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2}
+    heads: dict[str, Any] = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    for is_tied in (True, False):
+        config = WhisperConfig(**sizes, **heads, pad_token_id=0, tie_word_embeddings=is_tied)
+        module: Any = WhisperForConditionalGeneration(config)
+        hidden, ids = torch.randn(3, 16), torch.tensor([4, 99, 250])
+        expected = module.proj_out(hidden)[:, ids]
+        assert torch.allclose(StudentDecoder(module, [0, 1]).logits(hidden, ids), expected, atol=1e-6)
 
 
 def test_tokens_outside_of_the_draft_vocabulary_count_as_wrong(examples: list[Example], teacher: Teacher) -> None:
