@@ -121,7 +121,7 @@ def test_examples_are_read_from_disk_unchanged_and_once_per_epoch(examples: list
         assert (mine.prompt, mine.tokens, mine.window_positions) == (its.prompt, its.tokens, its.window_positions)
         assert np.array_equal(mine.states, its.states) and np.array_equal(mine.top_ids, its.top_ids)
 
-    batches = iter_batches_forever(shards.read, examples[0].audio_s * 2, seed=0, eot=50256)
+    batches = iter_batches_forever(shards.read, examples[0].audio_s * 2, seed=(0,), eot=50256)
     seconds, targets = 0.0, list[int]()
     while seconds < sum(one.audio_s for one in examples) - 1e-6:
         batch = next(batches)
@@ -146,7 +146,7 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
 
         return fit(
             student,
-            iter_batches_forever(lambda _: batches(), 60.0, 0, tokens.eot),
+            iter_batches_forever(lambda _: batches(), 60.0, (0,), tokens.eot),
             loss,
             AssistantConfig(steps=steps, learning_rate=1e-3),
             lambda: 0.5,
