@@ -1,6 +1,6 @@
 """`dr.score`: word error rate of transcripts against references, with an interval and a table."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -73,7 +73,8 @@ def score(
         hypotheses: The transcripts.
         references: The reference of each transcript. An empty reference means that nothing is said.
         language: The language of all texts, or of each pair: a code or a name. It selects the normalizer, and the unit:
-            words, or characters in languages that write no spaces between words. None: unknown.
+            words, or characters in languages that write no spaces between words. None: unknown. Here as in `by` and
+            `speakers`, the missing values of pandas (NaN, NA) are None.
         by: The group of each pair: `ErrorRates.table` then has the rates of each group.
         speakers: The speaker of each pair. What one person says is not independent: the bootstrap then resamples
             speakers instead of pairs.
@@ -85,7 +86,8 @@ def score(
         ValueError: The arguments have different lengths, or a text is none, as that of a recording that failed.
     """
     num_pairs = len(hypotheses)
-    languages = [language] * num_pairs if language is None or isinstance(language, str) else list(language)
+    languages = [language] * num_pairs if language is None or isinstance(language, str) else _with_none(language)
+    by, speakers = (None if labels is None else _with_none(labels) for labels in (by, speakers))
     _require_length(num_pairs, references=references, language=languages, by=by, speakers=speakers)
     _require_texts(hypotheses=hypotheses, references=references)
     scorer = Scorer(ScoringConfig(normalizer=normalizer, bootstrap_samples=bootstrap_samples, seed=seed))
@@ -96,7 +98,7 @@ def score(
     counts = _Counts(scores, None if speakers is None else _numbers(speakers), bootstrap_samples, seed)
     everything = counts.rates(np.arange(num_pairs))
     normalizers = SEPARATOR.join(sorted({one.normalizer for one in scores}))
-    table = _pair_table(scores) if by is None else _group_table(counts, list(by))
+    table = _pair_table(scores) if by is None else _group_table(counts, by)
     return ErrorRates(**everything, normalizer=normalizers, table=table)
 
 
@@ -151,6 +153,11 @@ def _group_table(counts: _Counts, by: Sequence[Hashable]) -> pd.DataFrame:
         low, high = rates.pop("interval") or (None, None)
         rows.append({"group": group, "num_pairs": rates.pop("num_pairs"), **rates, "wer_low": low, "wer_high": high})
     return pd.DataFrame(rows)
+
+
+def _with_none(labels: Iterable[Any]) -> list[Any]:
+    """Returns labels with None for the missing values of pandas."""
+    return [None if pd.api.types.is_scalar(label) and pd.isna(label) else label for label in labels]
 
 
 def _numbers(labels: Sequence[Hashable]) -> NDArray[np.int64]:

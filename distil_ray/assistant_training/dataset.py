@@ -143,14 +143,14 @@ class Shards:
 
 
 def iter_batches_forever(
-    portions: Callable[[np.random.Generator], Iterator[list[Example]]], batch_s: float, seed: int, eot: int
+    portions: Callable[[np.random.Generator], Iterator[list[Example]]], batch_s: float, seed: Sequence[int], eot: int
 ) -> Iterator[Batch]:
     """Yields batches of about `batch_s` seconds of audio, epoch after epoch.
 
     Args:
         portions: Returns the examples of one epoch, in portions.
         batch_s: Seconds of audio in a batch; a longer example is a batch of its own.
-        seed: Seed of all random orders.
+        seed: Numbers that determine all random orders.
         eot: Id of the end token, for padding.
     """
     generator = np.random.default_rng(seed)

@@ -23,6 +23,7 @@ from distil_ray.output.run_context import resolve_window
 from distil_ray.pipeline.decode_stage import get_decoder
 from distil_ray.recognition.native.fallback import window_frames
 from distil_ray.schema import open_parquet
+from distil_ray.storage.entries import Entry
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import join, normalize
@@ -52,9 +53,9 @@ def select_labeled_data(uri: str, tokens: Tokens, settings: AssistantConfig, sto
     """
     data = TrainingData(hold_out_by="split")
     try:
-        files = sorted(entry.uri for entry in storage.list_files(join(normalize(uri), DATA)))
+        files = sorted(storage.list_files(join(normalize(uri), DATA)), key=lambda entry: entry.uri)
         for split in SPLITS:
-            for file in (one for one in files if one.rsplit("/", 1)[-1].startswith(f"{split}-")):
+            for file in (one for one in files if one.uri.rsplit("/", 1)[-1].startswith(f"{split}-")):
                 _add_file(data, file, split, tokens, settings, storage)
     except StorageError as error:
         raise SettingsError(f"assistant.labels_uri={uri}: {error}") from error
@@ -68,15 +69,16 @@ def select_labeled_data(uri: str, tokens: Tokens, settings: AssistantConfig, sto
 
 
 def _add_file(
-    data: TrainingData, file: str, split: str, tokens: Tokens, settings: AssistantConfig, storage: Storage
+    data: TrainingData, file: Entry, split: str, tokens: Tokens, settings: AssistantConfig, storage: Storage
 ) -> None:
     is_train = split == SPLITS[0]
     if (data.train_s >= settings.max_audio_s) if is_train else (data.held_out_s >= settings.held_out_s):
         return
-    with storage.open(file) as source:
+    with storage.open(file.uri) as source:
         table = open_parquet(source).read(["whisper_transcript", "duration_s"])
     seconds = sum(table["duration_s"].to_pylist())
-    selection = RowSelection(file, tuple(range(table.num_rows)))
+    selection = RowSelection(file.uri, tuple(range(table.num_rows)))
+    data.versions.append(f"{file.size} {file.version}")
     if is_train:
         data.train.append(selection)
         data.train_s += seconds

@@ -19,6 +19,7 @@ class StudentDecoder(nn.Module):
 
     embeddings: Tensor  # (vocabulary, d_model)
     positions: Tensor  # (max. text length, d_model)
+    projection: Tensor | None  # (vocabulary, d_model), of logits; None: the embeddings
 
     def __init__(self, module: Any, numbers: list[int], dropout: float = 0.0) -> None:
         """Copies decoder layers of a Whisper model, in float32.
@@ -35,6 +36,9 @@ class StudentDecoder(nn.Module):
         self.requires_grad_(True)
         self.register_buffer("embeddings", decoder.embed_tokens.weight.detach().float(), persistent=False)
         self.register_buffer("positions", decoder.embed_positions.weight.detach().float(), persistent=False)
+        is_tied = module.proj_out.weight is decoder.embed_tokens.weight
+        projection = None if is_tied else module.proj_out.weight.detach().float()
+        self.register_buffer("projection", projection, persistent=False)
         self._heads: int = module.config.decoder_attention_heads
         self._dropout = dropout
 
@@ -61,7 +65,8 @@ class StudentDecoder(nn.Module):
 
     def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
         """Returns the float32 logits of some ids of the vocabulary (int64), shape (..., len(ids))."""
-        return functional.linear(hidden, self.embeddings[ids]).float()
+        projection = self.embeddings if self.projection is None else self.projection
+        return functional.linear(hidden, projection[ids]).float()
 
     def checkpoint(self) -> dict[str, Tensor]:
         """Returns the trained tensors by their names in a checkpoint."""

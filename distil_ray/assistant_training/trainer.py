@@ -132,7 +132,6 @@ def fit(
         The history of the training.
     """
     device = student.embeddings.device
-    torch.manual_seed(settings.seed)
     module = wrap(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
     history = History()
@@ -140,6 +139,7 @@ def fit(
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         history = History(**state["history"])
+    torch.manual_seed(settings.seed + history.step)  # of dropout: a resumed training has other noise than its beginning
     earlier_s, began = history.elapsed_s, time.monotonic()
     next_check_s, recent = earlier_s + settings.eval_interval_s, list[float]()
     student.train()

@@ -72,6 +72,7 @@ class TrainingData:
         models: Numbers of rows by the identity of their model.
         left_out: Numbers of recordings that are not used, by reason.
         token_ids: All token ids in `train`.
+        versions: Of the files of a pseudo-label data set, which may be written again under the same names.
     """
 
     train: list[RowSelection] = field(default_factory=list)
@@ -82,11 +83,12 @@ class TrainingData:
     models: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     token_ids: set[int] = field(default_factory=set)
+    versions: list[str] = field(default_factory=list)
 
     @property
     def fingerprint(self) -> str:
-        """Returns a hash of the selected rows."""
-        rows = ascii([(each.uri, each.rows) for each in (*self.train, *self.held_out)])
+        """Returns a hash of the selected rows, and of the versions of their files."""
+        rows = ascii([*((each.uri, each.rows) for each in (*self.train, *self.held_out)), *self.versions])
         return hashlib.blake2b(rows.encode(), digest_size=8).hexdigest()
 
 

@@ -116,15 +116,16 @@ def train(
     def on_checkpoint(state: Figures, history: History) -> None:
         group.report(_progress_figures(history), state if group.rank == 0 else None)
 
+    step = 0 if group.state is None else group.state["history"]["step"]
     if group.state is not None:
-        group.on_status(f"resumed at step {group.state['history']['step']:,}")
+        group.on_status(f"resumed at step {step:,}")
     shards = Shards(_cache_folder(assignment) / f"{group.rank}-of-{group.size}")
     try:
         portions = _example_source(shards, audio_rows, teacher, settings, group)
         ids = loss_vocabulary(assignment.token_ids, tokens.eot, tokens.suppress).to(device)
         history = fit(
             student,
-            iter_batches_forever(portions, settings.batch_audio_s, settings.seed + group.rank, tokens.eot),
+            iter_batches_forever(portions, settings.batch_audio_s, (settings.seed, group.rank, step), tokens.eot),
             DistillationLoss(ids, module.config.vocab_size, settings.kl_weight, settings.token_weight),
             settings,
             check,

@@ -28,7 +28,8 @@ SHARD_INDEX = "model.safetensors.index.json"
 WEIGHT_FILES = ("model.safetensors", SHARD_INDEX, "model-?????-of-?????.safetensors")
 PYTORCH_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-?????-of-?????.bin")
 CTRANSLATE2_FILES = ("model.bin", "vocabulary.json", "vocabulary.txt")
-REQUIRED_FILES = ("config.json", "tokenizer.json")
+TOKENIZER = "tokenizer.json"
+REQUIRED_FILES = ("config.json", TOKENIZER)
 
 
 RemoteFile = tuple[str, int | None, str | None]  # name below the folder, size in bytes, version such as an etag
@@ -91,6 +92,12 @@ def weights_format(name: str, files: Sequence[str]) -> WeightsFormat:
     if not has_weights and CTRANSLATE2_FILES[0] in files:
         return WeightsFormat.CTRANSLATE2
     missing = [file for file in REQUIRED_FILES if file not in files]
+    if missing == [TOKENIZER]:
+        raise WeightsError(
+            f"model.name={name}: has no {TOKENIZER}, which transformers 5 writes:"
+            " AutoTokenizer.from_pretrained(SOURCE).save_pretrained(FOLDER). FOLDER is a copy of the checkpoint; SOURCE"
+            " is the same if it has a vocab.json, otherwise the checkpoint that it was fine-tuned from"
+        )
     if missing:
         raise WeightsError(
             f"model.name={name}: has no {' and no '.join(missing)}; it must be a folder of Hugging Face or CTranslate2,"

@@ -89,7 +89,7 @@ class StoredModel:
         self._tensors = StoredTensors(folder)
         self._shapes = expected_shapes(sizes)
         self._shapes[TIED] = self._shapes[EMBEDDING]
-        self.is_tied = config.get("tie_word_embeddings", True) or TIED not in self._tensors
+        self.is_tied = TIED not in self._tensors or self._is_embedding_again(config.get("tie_word_embeddings", True))
 
     @property
     def model(self) -> SimpleNamespace:
@@ -104,6 +104,11 @@ class StoredModel:
     def read(self, name: str) -> Tensor:
         """Returns a tensor. Raises `WeightsError` if it is missing or has another shape than the sizes require."""
         return self._tensors.read(self._stored_name(name), self.dtype, self._shapes[name]).to(self.device)
+
+    def _is_embedding_again(self, should_be: bool) -> bool:
+        """Returns whether the stored output projection is to be the embedding. If its numbers differ, transformers uses
+        them, whatever the config says."""
+        return should_be and torch.equal(self.read(TIED), self.read(EMBEDDING))
 
     def embedding_rows(self) -> StoredRows:
         """Returns the embeddings of tokens, on the CPU, of which only those in use take memory."""

@@ -66,22 +66,24 @@ class Tokens:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         generation_file = folder / "generation_config.json"
         generation = json.loads(generation_file.read_text(encoding="utf-8")) if generation_file.exists() else {}
-        return cls.from_configs(config, generation, Tokenizer.from_file(str(folder / "tokenizer.json")))
+        return cls.from_configs(config, generation, parse_tokenizer((folder / "tokenizer.json").read_text("utf-8")))
 
     @classmethod
     def from_configs(cls, config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> Self:
         """Makes the tokens from parsed files.
 
-        Settings that the generation config lacks are taken from the config, as in transformers.
+        Without a generation config the decoding rules are those of the config, as in transformers.
 
         Raises:
             ValueError: The tokenizer lacks one of Whisper's special tokens.
         """
-        settings = {**config, **{key: value for key, value in generation.items() if value is not None}}
-        is_multilingual = settings.get("is_multilingual", config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE)
+        rules = generation or config
+        is_multilingual = rules.get("is_multilingual")
+        if is_multilingual is None:
+            is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE
         sot, translate = _find_id(tokenizer, "<|startoftranscript|>"), _find_id(tokenizer, "<|translate|>")
         no_timestamps = _find_id(tokenizer, "<|notimestamps|>")
-        languages = settings.get("lang_to_id") or {
+        languages = rules.get("lang_to_id") or {
             tokenizer.id_to_token(token): token for token in range(sot + 1, translate)
         }
         return cls(
@@ -95,10 +97,10 @@ class Tokens:
             no_speech=_find_id(tokenizer, "<|nospeech|>", "<|nocaptions|>"),
             no_timestamps=no_timestamps,
             timestamp_begin=no_timestamps + 1,
-            suppress=tuple(settings.get("suppress_tokens") or ()),
-            begin_suppress=tuple(settings.get("begin_suppress_tokens") or ()),
-            max_initial_timestamp=settings.get("max_initial_timestamp_index"),
-            max_positions=settings.get("max_target_positions", MAX_POSITIONS),
+            suppress=tuple(rules.get("suppress_tokens") or ()),
+            begin_suppress=tuple(rules.get("begin_suppress_tokens") or ()),
+            max_initial_timestamp=rules.get("max_initial_timestamp_index"),
+            max_positions=config.get("max_target_positions", MAX_POSITIONS),
             max_length=generation.get("max_length") or MAX_POSITIONS,
             tokenizer=tokenizer,
         )
@@ -228,6 +230,17 @@ class Tokens:
                 found.append((start_s, end_s, text))
             start_s, text_ids = end_s, []
         return found
+
+
+def parse_tokenizer(content: str) -> Tokenizer:
+    """Returns the tokenizer of a tokenizer.json, which encodes every text as it is.
+
+    The file of a fine-tuned checkpoint may keep how its training padded and cut the labels.
+    """
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def _find_id(tokenizer: Tokenizer, *names: str) -> int:

@@ -1,5 +1,6 @@
 """`dr.score` counts as the job does."""
 
+import pyarrow as pa
 import pytest
 
 import distil_ray as dr
@@ -46,6 +47,16 @@ def test_references_without_words_have_no_rate() -> None:
 def test_texts_of_failed_recordings_are_refused(missing: object) -> None:
     with pytest.raises(ValueError, match=r"hypotheses: must be texts, found (None|nan) at 1"):
         dr.score(["a", missing], ["a", "b"])  # type: ignore[list-item]
+
+
+def test_missing_values_of_a_data_frame_are_none() -> None:
+    labels: list[str | None] = ["x", None, None]
+    table = pa.table({"label": labels, "language": pa.nulls(3, pa.string())}).to_pandas()
+    texts = ["a b", "c", "d"], ["a c", "c", "e"]
+    listed = dr.score(*texts, None, speakers=labels, by=labels)
+    rates = dr.score(*texts, table["language"], speakers=table["label"], by=table["label"])
+    assert rates.interval == listed.interval != dr.score(*texts, None, speakers=["x", "y", "y"]).interval
+    assert list(rates.table["num_pairs"]) == list(listed.table["num_pairs"]) == [1, 2]
 
 
 def test_lengths_must_agree() -> None:

@@ -30,7 +30,7 @@ def tokens(whisper_base: Path) -> Tokens:
 
 def _data_set(folder: Path, tokens: Tokens, **files: list[str]) -> str:
     """Writes a data set of two-second examples, with the texts of each split, and returns its folder."""
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(exist_ok=True)
     noise = np.random.default_rng(0).integers(-3000, 3000, round(SECONDS * SAMPLE_RATE)).astype(np.int16)
     sink = io.BytesIO()
     soundfile.write(sink, noise, SAMPLE_RATE, format="FLAC")
@@ -58,6 +58,16 @@ def test_labels_are_read_without_prompt_and_end_token(tmp_path: Path, tokens: To
     assert [tokens.decode(row["tokens"]) for row in rows] == ["good morning", "how are you"]
     assert {len(row["pcm"]) for row in rows} == {round(SECONDS * SAMPLE_RATE) * 2}
     assert data.token_ids == {token for row in rows for token in row["tokens"]}
+
+
+def test_a_data_set_that_was_labeled_again_is_another_training(tmp_path: Path, tokens: Tokens) -> None:
+    """Its files have the same names and numbers of rows."""
+
+    def fingerprint(text: str) -> str:
+        uri = _data_set(tmp_path, tokens, train=[text], validation=[" fine"])
+        return select_labeled_data(uri, tokens, AssistantConfig(min_audio_s=1), Storage()).fingerprint
+
+    assert fingerprint(" good morning") != fingerprint(" good evening")
 
 
 def test_timestamps_of_a_label_are_kept(tokens: Tokens) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 from distil_ray.assistant_training import evaluation
 from distil_ray.assistant_training import trainer as fitting
@@ -79,6 +80,17 @@ def test_student_decoder_and_drafting_decoder_have_the_same_logits(examples: lis
     assert torch.allclose(drafting, trained, atol=1e-3)
 
 
+def test_a_student_predicts_with_the_output_projection_of_its_main_model() -> None:
+    sizes: dict[str, Any] = {"vocab_size": 300, "d_model": 16, "encoder_layers": 1, "decoder_layers": 2}
+    heads: dict[str, Any] = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+    for is_tied in (True, False):
+        config = WhisperConfig(**sizes, **heads, pad_token_id=0, tie_word_embeddings=is_tied)
+        module: Any = WhisperForConditionalGeneration(config)
+        hidden, ids = torch.randn(3, 16), torch.tensor([4, 99, 250])
+        expected = module.proj_out(hidden)[:, ids]
+        assert torch.allclose(StudentDecoder(module, [0, 1]).logits(hidden, ids), expected, atol=1e-6)
+
+
 def test_tokens_outside_of_the_draft_vocabulary_count_as_wrong(examples: list[Example], teacher: Teacher) -> None:
     student = StudentDecoder(teacher.model.module, [0, 1, 2, 3])
     few = torch.cat([torch.arange(1000), torch.arange(teacher.tokens.eot, teacher.model.module.config.vocab_size)])
@@ -109,7 +121,7 @@ def test_examples_are_read_from_disk_unchanged_and_once_per_epoch(examples: list
         assert (mine.prompt, mine.tokens, mine.window_positions) == (its.prompt, its.tokens, its.window_positions)
         assert np.array_equal(mine.states, its.states) and np.array_equal(mine.top_ids, its.top_ids)
 
-    batches = iter_batches_forever(shards.read, examples[0].audio_s * 2, seed=0, eot=50256)
+    batches = iter_batches_forever(shards.read, examples[0].audio_s * 2, seed=(0,), eot=50256)
     seconds, targets = 0.0, list[int]()
     while seconds < sum(one.audio_s for one in examples) - 1e-6:
         batch = next(batches)
@@ -134,7 +146,7 @@ def test_training_makes_a_student_agree_and_goes_on_from_a_checkpoint(
 
         return fit(
             student,
-            iter_batches_forever(lambda _: batches(), 60.0, 0, tokens.eot),
+            iter_batches_forever(lambda _: batches(), 60.0, (0,), tokens.eot),
             loss,
             AssistantConfig(steps=steps, learning_rate=1e-3),
             lambda: 0.5,

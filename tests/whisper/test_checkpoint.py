@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from distil_ray.config.loader import load_config
 from distil_ray.errors import SettingsError
@@ -17,6 +19,7 @@ from distil_ray.pipeline.setup import prepare_run
 from distil_ray.whisper.checkpoint import assistant_mismatch, chunk_length, load_checkpoint_info
 from distil_ray.whisper.download import fetch_weights
 from distil_ray.whisper.model_folders import RemoteFile
+from distil_ray.whisper.tokenizer import Tokens
 from distil_ray.whisper.weights_cache import WeightsError
 from tests.whisper.small import VOCAB_SIZE, small_config, write_small_folder
 
@@ -204,6 +207,26 @@ def test_a_missing_shard_is_found_before_loading(tmp_path: Path) -> None:
         fetch_weights(str(folder))
     (folder / "model-00002-of-00002.safetensors").write_bytes(b"the rest")
     assert fetch_weights(str(folder)) == folder
+
+
+def test_a_missing_tokenizer_can_be_made_as_the_error_says(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    """Older fine-tuned checkpoints have vocab.json, merges.txt and lists of special tokens instead."""
+    folder = write_small_folder(tmp_path / "model")
+    tokenizer = json.loads((whisper_tiny_en / "tokenizer.json").read_text())
+    specials = {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
+    (folder / "tokenizer.json").unlink()
+    for name in ("vocab.json", "merges.txt", "config.json", "generation_config.json"):
+        shutil.copyfile(whisper_tiny_en / name, folder / name)
+    (folder / "added_tokens.json").write_text(json.dumps(specials))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "WhisperTokenizer"}))
+    advice = r"has no tokenizer\.json.*AutoTokenizer\.from_pretrained\(SOURCE\)\.save_pretrained\(FOLDER\)"
+    with pytest.raises(WeightsError, match=advice):
+        load_checkpoint_info(str(folder), cache_dir=tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(folder)
+    assert load_checkpoint_info(str(folder), cache_dir=tmp_path).languages == ("en",)
+    made, published = Tokens.load(folder), Tokens.load(whisper_tiny_en)
+    assert made.prompt("en") == published.prompt("en")
+    assert made.prefix("He began a confused complaint.") == published.prefix("He began a confused complaint.")
 
 
 @pytest.mark.parametrize(

@@ -274,7 +274,9 @@ def test_an_output_projection_of_its_own_is_not_dropped(
         with pytest.raises(WeightsError, match=r"output projection .* is not the embedding of tokens"):
             fetch_weights(str(path), cache_dir=tmp_path / "cache")
     else:
-        assert fetch_weights(str(path), cache_dir=tmp_path / "cache").is_dir()
+        folder = fetch_weights(str(path), cache_dir=tmp_path / "cache")
+        assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"]
+        assert "proj_out.weight" not in load_file(folder / "model.safetensors")
 
 
 def test_a_shard_that_wants_to_execute_something_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prompts, suppressed tokens and decoded text equal those of transformers for real checkpoints."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, GenerationConfig
 
 from distil_ray.types import Prompt
+from distil_ray.whisper.suppressed_tokens import find_suppressed_ids
 from distil_ray.whisper.tokenizer import Tokens
-from tests.whisper.small import NUM_BYTES, VOCAB_SIZE, small_tokens
+from tests.whisper.small import NUM_BYTES, VOCAB_SIZE, small_tokenizer, small_tokens, write_small_folder
 
 SMALL = small_tokens()
 TIME = SMALL.timestamp_begin
@@ -166,6 +168,40 @@ def test_a_prefix_leaves_a_fourth_of_the_positions_beside_the_longest_previous_t
         previous = tokens.previous_text(prompt, num_prefix=len(prefix))
         assert len(previous) == num_previous
         assert tokens.max_new_tokens(len(previous) + 4 + len(prefix)) >= tokens.max_positions // 4
+
+
+def test_padding_and_truncation_of_a_training_are_no_part_of_texts(tmp_path: Path) -> None:
+    """`save_pretrained` keeps them in tokenizer.json."""
+    folder, tokenizer = write_small_folder(tmp_path), small_tokenizer()
+    tokenizer.enable_padding(length=12, pad_id=SMALL.eot)
+    tokenizer.enable_truncation(max_length=12)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    tokens = Tokens.load(folder)
+    assert find_suppressed_ids(["a"], tokens) == find_suppressed_ids(["a"], SMALL)
+    assert tokens.previous_text(Prompt("twenty letters of it", ())) == SMALL.previous_text(
+        Prompt("twenty letters of it", ())
+    )
+
+
+def test_rules_come_from_the_config_only_without_a_generation_config(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    """A null `suppress_tokens` of a fine-tuned checkpoint suppresses nothing, whatever its old config lists."""
+    for name in ("config.json", "generation_config.json"):
+        (tmp_path / name).write_text((whisper_tiny_en / name).read_text())
+    shutil.copyfile(whisper_tiny_en / "tokenizer.json", tmp_path / "tokenizer.json")
+    _change(tmp_path / "config.json", suppress_tokens=[1, 2], begin_suppress_tokens=[3])
+    _change(tmp_path / "generation_config.json", suppress_tokens=None)
+    theirs: Any = GenerationConfig.from_pretrained(tmp_path)
+    tokens = Tokens.load(tmp_path)
+    assert theirs.suppress_tokens is None and tokens.suppress == ()
+    assert tokens.begin_suppress == tuple(theirs.begin_suppress_tokens)
+
+    (tmp_path / "generation_config.json").unlink()
+    tokens = Tokens.load(tmp_path)
+    assert (tokens.suppress, tokens.begin_suppress) == ((1, 2), (3,))
+
+
+def _change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 def test_languages_that_an_old_generation_config_lacks_come_from_the_tokenizer() -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from distil_ray.whisper.formats import ctranslate2, ggml, openai, torch_files
 from distil_ray.whisper.formats.hugging_face import COMPANIONS, FetchVocabulary, save_tensors, write_folder
 from distil_ray.whisper.formats.hugging_face import WEIGHTS as SAFETENSORS
-from distil_ray.whisper.formats.model_files import read_json
-from distil_ray.whisper.formats.tensors import Checkpoint, check_tensors
+from distil_ray.whisper.formats.model_files import read_json, write_json
+from distil_ray.whisper.formats.tensors import Checkpoint, check_tensors, tied_config
 from distil_ray.whisper.weights_cache import WeightsError
 
 HEAD_BYTES = 64
@@ -59,3 +59,5 @@ def _convert_pytorch(source: Path, folder: Path) -> None:
     for path in sorted(source.iterdir()):
         if path.suffix in (".json", ".txt") and path.name != torch_files.INDEX:
             (folder / path.name).write_bytes(path.read_bytes())
+    if (tied := tied_config(config)) != config:
+        write_json(folder / "config.json", tied)

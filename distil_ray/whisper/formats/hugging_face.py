@@ -34,6 +34,7 @@ from distil_ray.whisper.formats.tensors import (
     Tensor,
     check_tensors,
     drop_projection,
+    tied_config,
 )
 from distil_ray.whisper.formats.vocabulary import (
     ENGLISH_SIZE,
@@ -89,6 +90,7 @@ def write_folder(
     }
     if _describes(companions.get("config.json"), sizes):
         files |= {name: companions[name] for name in COMPANIONS if name in companions and name != "tokenizer.json"}
+        files["config.json"] = tied_config(files["config.json"])
     if "generation_config.json" not in files:
         stated = dict(checkpoint.generation)
         _check_rules(source, stated, sizes)

@@ -191,6 +191,8 @@ def _pair(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 def drop_projection(source: str, config: Json, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors without the output projection, which is the embedding of tokens once more.
 
+    The config.json of such tensors is that of `tied_config`.
+
     Args:
         source: Name of the checkpoint, for messages.
         config: Its config.json.
@@ -211,6 +213,14 @@ def drop_projection(source: str, config: Json, tensors: Mapping[str, Tensor]) ->
             " Only safetensors can be used of such a checkpoint: save it with save_pretrained"
         )
     return {name: tensor for name, tensor in tensors.items() if name != TIED}
+
+
+def tied_config(config: Json) -> Json:
+    """Returns the config.json of a checkpoint that is stored without its output projection.
+
+    Where it says that the projection is not tied, transformers would initialize the missing one randomly.
+    """
+    return config if config.get("tie_word_embeddings", True) else {**config, "tie_word_embeddings": True}
 
 
 def check_tensors(source: str, sizes: Sizes, tensors: Mapping[str, Tensor]) -> None:

@@ -11,10 +11,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 
-from tokenizers import Tokenizer
-
 from distil_ray.whisper.formats.tensors import Json
-from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP
+from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, parse_tokenizer
 from distil_ray.whisper.weights_cache import WeightsError
 
 ENGLISH_SIZE, MULTILINGUAL_SIZE, V3_SIZE = 51864, 51865, 51866
@@ -237,7 +235,7 @@ def check_tokenizer(source: str, tokenizer: Json, vocab_size: int) -> None:
 
 def suppressed_tokens(tokenizer: Json) -> tuple[list[int], list[int]]:
     """Returns the ids that may never be chosen, and those that may not be the first after the prompt."""
-    encoder = Tokenizer.from_str(json.dumps(tokenizer))
+    encoder = parse_tokenizer(json.dumps(tokenizer))
 
     def ids(text: str) -> list[int]:
         found: list[int] = encoder.encode(text, add_special_tokens=False).ids

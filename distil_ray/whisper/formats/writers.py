@@ -13,7 +13,7 @@ from distil_ray.whisper.formats import ctranslate2, ggml, onnx, openai
 from distil_ray.whisper.formats.ggml_blocks import QUANTIZED
 from distil_ray.whisper.formats.hugging_face import WEIGHTS, read_folder, save_tensors
 from distil_ray.whisper.formats.model_files import read_json, write_json
-from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, Checkpoint, Tensor
+from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, Checkpoint, Tensor, tied_config
 from distil_ray.whisper.formats.vocabulary import require_known_size, text_tokens
 from distil_ray.whisper.weights_cache import WeightsError
 
@@ -44,7 +44,7 @@ def _write_hugging_face(folder: Path, checkpoint: Checkpoint, target: Path, dtyp
     for path in sorted(folder.iterdir()):
         if path.suffix in (".json", ".txt") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, target / path.name)
-    config = read_json(folder / "config.json") or {}
+    config = tied_config(read_json(folder / "config.json") or {})
     write_json(target / "config.json", {key: config[key] for key in config if key != "torch_dtype"} | {"dtype": dtype})
     add_companion_files(target)
 

@@ -17,6 +17,7 @@ from distil_ray.whisper.formats import ggml
 from distil_ray.whisper.formats.ggml_blocks import QUANTIZED
 from distil_ray.whisper.formats.hugging_face import read_folder, write_folder
 from distil_ray.whisper.formats.writers import FORMATS, write_weights
+from distil_ray.whisper.model import load_model
 from distil_ray.whisper.weights_cache import WeightsError
 from tests.whisper.formats.checkpoints import assert_same_tensors, random_checkpoint, with_sizes
 from tests.whisper.small import VOCAB_SIZE, small_tokenizer
@@ -67,6 +68,21 @@ def test_float16_numbers_come_back_as_the_same_bits(name: str, model: Path, tmp_
     assert_same_tensors(read_folder(found), read_folder(model))
     for file in ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json"):
         assert json.loads((found / file).read_text()) == json.loads((model / file).read_text()), file
+
+
+def test_a_projection_that_is_stored_twice_is_tied_in_what_is_written(model: Path, tmp_path: Path) -> None:
+    """Where config.json says that it is not tied, transformers would initialize the missing one randomly."""
+    folder, target = tmp_path / "model", tmp_path / "written"
+    shutil.copytree(model, folder)
+    target.mkdir()
+    tensors = load_file(folder / "model.safetensors")
+    projection = {"proj_out.weight": tensors["model.decoder.embed_tokens.weight"].clone()}
+    save_file(tensors | projection, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+    write_weights(folder, target, "hf")
+    module = load_model(target, dtype="float32").module
+    assert torch.equal(module.proj_out.weight, projection["proj_out.weight"].float())
 
 
 def test_bfloat16_becomes_float32_of_the_same_numbers(model: Path, tmp_path: Path) -> None:
