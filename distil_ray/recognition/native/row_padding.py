@@ -51,5 +51,5 @@ class RowPadding:
         """Returns whether so many rows give what `REFERENCE_ROWS` at a time give."""
         num_blocks = -(-num // REFERENCE_ROWS)
         rows = torch.randn(num_blocks * REFERENCE_ROWS, *self._row_shape, generator=torch.Generator().manual_seed(num))
-        expected = torch.cat([self._product(block) for block in rows.split(REFERENCE_ROWS)])
+        expected = torch.cat([self._product(block) for block in torch.split(rows, REFERENCE_ROWS)])
         return torch.equal(self._product(rows[:num]), expected[:num])
