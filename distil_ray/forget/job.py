@@ -63,11 +63,13 @@ def forget(
         force: Take the output's lease although a run seems to hold it.
 
     Raises:
-        SettingsError: No recording is named or found, or another run writes to the output.
+        SettingsError: There is no output, no recording is named or found, or another run writes to the output.
         StorageError: The storage does not answer.
     """
     output = require_output(config)
     storage = Storage(config.storage)
+    if next(storage.list_files(output), None) is None:  # not the folder that was meant, of which nothing would go
+        raise SettingsError(f"output.uri={config.output.uri}: nothing found")
     if plan_only:
         return _show_plan(output, config, settings, storage, console)
     run_id = new_run_id()

@@ -1,8 +1,8 @@
-"""The recordings that a request names: by id, URI, pattern, or because their source is no longer listed.
+"""The recordings that a request names: by id, URI, call, pattern, or because their source is no longer listed.
 
 Names are compared with the rows of the transcripts and of the plans of all runs, so that a recording is found that has
 no row any more, or never had one. Where all names are ids of rows, the ledger leads to the files that hold them;
-otherwise the ids and URIs of all rows are read.
+otherwise the names of all rows are read.
 """
 
 import re
@@ -36,15 +36,15 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import is_absolute, normalize
 
-_NAMES = ["recording_id", "uri"]
-_PLANNED = [*_NAMES, "location", "call_id"]
+_NAMES = ["recording_id", "uri", "call_id"]
+_PLANNED = [*_NAMES, "location"]
 _ROW = [*_PLANNED, "metadata", "fingerprint"]
 
-Choose = Callable[[str, str], bool]  # (id, URI) of a row
+Choose = Callable[[str, str, str | None], bool]  # (id, URI, call id) of a row
 
 
 class Names:
-    """The names of a request, compared with ids and URIs.
+    """The names of a request, compared with ids, URIs and call ids, as of a file whose channels are recordings.
 
     Args:
         patterns: Names that may have wildcards, or end with a slash.
@@ -71,11 +71,12 @@ class Names:
         for name in (*plain, *literals):
             self.exact |= dict.fromkeys((name, redact(normalize(name))), name)
 
-    def __call__(self, recording_id: str, uri: str) -> bool:
+    def __call__(self, recording_id: str, uri: str, call_id: str | None) -> bool:
         """Returns whether a row is meant; remembers by which names."""
-        found = {self.exact[text] for text in (recording_id, uri) if text in self.exact}
+        texts = [recording_id, uri, *([] if call_id is None else [call_id])]
+        found = {self.exact[text] for text in texts if text in self.exact}
         for name, regexes in self._patterns.items():
-            if any(regex.match(text) for regex in regexes for text in (recording_id, uri)):
+            if any(regex.match(text) for regex in regexes for text in texts):
                 found.add(name)
         self.matched |= found
         return bool(found)
@@ -161,7 +162,7 @@ def select_recordings(
         )
     ledgers = [Ledger.read(tree.uri, storage) for tree in trees]
     gone = _unlisted_ids(config, ledgers[0], storage) if settings.deleted_sources else None
-    choose: Choose = names if gone is None else lambda recording_id, _: _is_in(recording_id, gone)
+    choose: Choose = names if gone is None else lambda recording_id, *_: _is_in(recording_id, gone)
     found = _Found()
     for tree, ledger in zip(trees, ledgers, strict=True):
         _find_rows(ledger, _candidate_files(ledger, names, gone), choose, found, storage)
@@ -262,5 +263,5 @@ def list_plans(tree: OutputTree) -> Iterator[str]:
 
 
 def _chosen(table: pa.Table, choose: Choose) -> pa.Array:
-    pairs = zip(*(table[name].to_pylist() for name in _NAMES), strict=True)
-    return pa.array([number for number, pair in enumerate(pairs) if choose(*pair)], pa.int64())
+    rows = zip(*(table[name].to_pylist() for name in _NAMES), strict=True)
+    return pa.array([number for number, row in enumerate(rows) if choose(*row)], pa.int64())

@@ -12,8 +12,8 @@ class ForgetSettings:
 
     recordings: tuple[str, ...] = option(
         (),
-        "ids or URIs of the recordings, separated by commas; a trailing slash selects all below, and *, **, ? and […]"
-        " are patterns over a whole id or URI",
+        "ids or URIs of the recordings, or ids of calls, separated by commas; a trailing slash selects all below, and"
+        " *, **, ? and […] are patterns over a whole id or URI",
     )
     file: str = option("", "text file with one id or URI per line, taken literally")
     deleted_sources: bool = option(False, "all recordings that input.uri no longer lists")

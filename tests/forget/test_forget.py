@@ -6,7 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from rich.console import Console
 
 from distil_ray.config.loader import load_config
@@ -100,6 +102,23 @@ def test_members_failed_rows_patterns_and_files_of_names(output: str, tmp_path: 
     assert [name for name, text in contents(f"{output}/runs") if name.endswith("failed.csv") and "eve" in text] == []
     assert quoting(output, "carol-3")
     assert "verdict        no differences" in _verify(output)
+
+
+def test_a_file_whose_channels_are_recordings_is_found_by_its_name(output: str, run_on: Run, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(-3000, 3000, (16_000, 2)).astype(np.int16)
+    soundfile.write(tmp_path / "audio" / "call-17.wav", noise, 16_000)
+    run_on(FIRST + timedelta(2), "input.channels=split", "output.on_settings_change=keep")
+    assert {"call-17.wav#0", "call-17.wav#1"} <= set(_texts(output))
+    _, words = forget(output, "recordings=call-17.wav")
+    assert "not found" not in words
+    assert quoting(output, "call-17") == []
+
+
+@pytest.mark.parametrize("plan_only", [True, False])
+def test_an_output_that_is_not_there_is_an_error_and_is_not_made(plan_only: bool, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"output\.uri=.*: nothing found"):
+        forget(f"{tmp_path}/misspelled", "recordings=call-17.wav", plan_only=plan_only)
+    assert not (tmp_path / "misspelled").exists()
 
 
 @pytest.mark.parametrize("name", [f"{SECRET}.wav", f"{{audio}}/{SECRET}.wav"], ids=["id", "path"])

@@ -40,14 +40,14 @@ def test_names_are_ids_uris_prefixes_and_patterns(
 ) -> None:
     names = Names([name])
     assert names.unmatched == [name]
-    assert [names(*pair) for pair in others] == [False] * len(others)
-    assert [names(*pair) for pair in matching] == [True] * len(matching)
+    assert [names(*pair, None) for pair in others] == [False] * len(others)
+    assert [names(*pair, None) for pair in matching] == [True] * len(matching)
     assert names.unmatched == []
 
 
 def test_names_of_a_file_have_no_wildcards() -> None:
     names = Names([], ["a*"])
-    assert (names("a*", ""), names("ab", "")) == (True, False)
+    assert (names("a*", "", None), names("ab", "", None)) == (True, False)
 
 
 def test_messages_lose_the_names_and_nothing_else(tmp_path: Path) -> None:
