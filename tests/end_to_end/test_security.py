@@ -385,6 +385,8 @@ def test_a_config_is_data_and_not_code(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="is not valid YAML"):
         load_config(tmp_path / "run.yaml")
     with pytest.raises(SettingsError, match="is not valid YAML"):
+        load_config(None, [f"resources.actors=!!python/object/apply:os.system ['touch {mark}']"])
+    with pytest.raises(SettingsError, match="run_id: must be at most"):  # a setting that takes text
         load_config(None, [f"run_id=!!python/object/apply:os.system ['touch {mark}']"])
     assert not mark.exists()
     with pytest.raises(yaml.constructor.ConstructorError):  # the attack works where a loader lets it

@@ -23,6 +23,7 @@ from distil_ray.recognition.native.state_attention import StateProjection, atten
 
 SingleQueryAttention = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
+SUMMED_AT_ONCE = 128  # positions
 TRIAL_LENGTHS = (1, 70, 200)  # within one block of the kernel, and over several
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 4e-3}  # of numbers about 1
 
@@ -263,7 +264,22 @@ def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor |
     weights = torch.matmul(query.contiguous(), keys)
     if mask is not None:
         weights += mask
-    return torch.matmul(torch.softmax(weights, dim=-1), values)
+    return _sum_values(torch.softmax(weights, dim=-1), values)
+
+
+def _sum_values(shares: Tensor, values: Tensor) -> Tensor:
+    """Returns sums of values, shape (rows, heads, P, head), weighted by shares, (rows, heads, P, T).
+
+    On a CPU a block of positions is added at a time. Kernels divide long sums too, but some at places that depend on T,
+    so that masked positions at the end would change how a row is rounded.
+    """
+    if shares.device.type != "cpu" or shares.shape[-1] <= SUMMED_AT_ONCE:
+        return torch.matmul(shares, values)
+    parts = zip(torch.split(shares, SUMMED_AT_ONCE, dim=-1), torch.split(values, SUMMED_AT_ONCE, dim=-2), strict=True)
+    first, *others = (torch.matmul(share, value) for share, value in parts)
+    for other in others:
+        first += other
+    return first
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

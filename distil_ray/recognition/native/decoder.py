@@ -253,8 +253,7 @@ class Decoder:
         rows, length = ids.shape
         encoder_positions = round_up_to_lanes(encoder_positions, cache.cross_mask.shape[1])
         cache.reserve_texts(length)
-        # Whole vector lanes: where the weights of a row begin in memory does not depend on the rows before it.
-        num_keys = round_up_to_lanes(length, len(self._columns))
+        num_keys = round_up_to_lanes(length, len(self._columns))  # the weights of each row begin at whole lanes
         columns = self._columns[:num_keys]
         causal = additive_mask(columns[None, None, :] <= columns[None, :length, None], self.dtype)
         cross_mask = cache.cross_mask[slots, None, None, :encoder_positions]

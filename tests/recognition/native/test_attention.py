@@ -1,4 +1,4 @@
-"""The Triton kernel is taken where it compiles and agrees with plain products, which it does in the interpreter."""
+"""The Triton kernel is used where it agrees with plain products, which ignore masked positions to the bit."""
 
 import importlib.util
 import os
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distil_ray.recognition.native import attention
-from distil_ray.recognition.native.attention import choose_single_query_attention
+from distil_ray.recognition.native.attention import choose_single_query_attention, masked_attention
+from distil_ray.recognition.native.kv_cache import LANES
 
 
 def test_without_triton_a_gpu_gets_plain_products_and_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +84,21 @@ def test_the_kernel_compiles_without_a_gpu(capability: str, number_types: tuple[
     command = [sys.executable, "-c", COMPILED, capability, *number_types]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("num_queries", [1, 3, 5, 15])
+@pytest.mark.parametrize("length", [96, 208, 320, 500])
+def test_masked_positions_behind_a_row_do_not_change_its_bits(length: int, num_queries: int) -> None:
+    numbers = torch.Generator().manual_seed(0)
+    query = torch.randn(4, 6, num_queries, 64, generator=numbers) / 8
+    keys, values = torch.randn(4, 6, 64, 720, generator=numbers), torch.randn(4, 6, 720, 64, generator=numbers)
+    mask = torch.zeros(1, 1, 1, 720)
+    mask[..., length:] = float("-inf")
+
+    def attend(num: int) -> torch.Tensor:
+        return masked_attention(query, keys[..., :num], values[:, :, :num], mask[..., :num])
+
+    own = attend(-(-length // LANES) * LANES)
+    assert all(torch.equal(attend(num), own) for num in (512, 544, 720))
+    expected = torch.softmax(query @ keys[..., :length], dim=-1) @ values[:, :, :length]
+    assert (own - expected).abs().max() < 1e-5
