@@ -8,6 +8,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -218,9 +219,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     set_value(tree, key, value)
 
 
-def _text_keys() -> set[str]:
+@cache
+def _text_keys() -> frozenset[str]:
     """Returns the keys of the settings whose value is text, whatever it says."""
-    return {key for key, words, *_ in describe_settings() if words in ("str", "str | null")}
+    return frozenset(key for key, words, *_ in describe_settings() if words in ("str", "str | null"))
 
 
 def set_value(tree: dict[str, Any], key: str, value: Any) -> None:

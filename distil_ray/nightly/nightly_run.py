@@ -157,6 +157,11 @@ def run_nightly(
     if url is not None:
         _notify(url, report, config, console)
     _retrain(report, run, console)
+    _log_report(report, console)
+    return ExitCode(report.exit_code)
+
+
+def _log_report(report: Report, console: Console) -> None:
     log_field(
         "nightly run",
         f"{report.text}: exit code {report.exit_code}",
@@ -169,7 +174,6 @@ def run_nightly(
         exit_code=report.exit_code,
         num_recognized=report.num_recognized,
     )
-    return ExitCode(report.exit_code)
 
 
 _LEVELS = {ExitCode.DONE: "info", ExitCode.DRIFT: "warning", ExitCode.TOO_MANY_FAILED: "warning"}  # of the last event
