@@ -92,7 +92,7 @@ def _add_file(
 def label_ids(text: str, tokens: Tokens) -> tuple[int, ...]:
     """Returns the ids of a label, without those of its prompt and its end token."""
     ids: Sequence[int] = tokens.tokenizer.encode(text, add_special_tokens=False).ids
-    return tuple(token for token in ids if token < tokens.eot or token >= tokens.timestamp_begin)
+    return tuple(token for token in ids if tokens.is_text(token) or tokens.is_timestamp(token))
 
 
 def load_labeled_audio(selection: RowSelection, tokens: Tokens, config: Config, storage: Storage) -> Iterator[Row]:

@@ -161,7 +161,7 @@ class Teacher:
                     yield example
 
     def _prompt(self, audio_row: dict[str, Any]) -> tuple[int, ...]:
-        with_timestamps = audio_row["tokens"][0] >= self.tokens.timestamp_begin
+        with_timestamps = self.tokens.is_timestamp(audio_row["tokens"][0])
         return self.tokens.prompt(audio_row["language"] or "en", self._task, with_timestamps)
 
     def _logits(self, texts: Sequence[tuple[int, ...]], slots: Tensor, states: Tensor) -> Tensor:

@@ -122,10 +122,10 @@ class _OverlapMerger:
         self._offset_s -= left_s
         first_kept = left_s / SECONDS_PER_TIMESTAMP + begin if left_s else begin
         first_skipped = self._first_in_right_stride(chunk.tokens, length_s - right_s) if right_s else None
-        clock = _Clock(begin)
+        clock = _Clock(self._tokens)
         current: list[TimedToken] = []
         for index, token in enumerate(chunk.tokens):
-            if token >= begin:
+            if self._tokens.is_timestamp(token):
                 time_s = round(clock.read(chunk.tokens, index, self._offset_s), 2)
                 if first_skipped is not None and token >= first_skipped:
                     self._skip_next = True
@@ -136,7 +136,7 @@ class _OverlapMerger:
                 elif time_s != self._start_s:  # the same time twice is a beginning again, not an end
                     self._close([*self._pending, current], time_s)
                     current = []
-            elif token < self._tokens.eot:
+            elif self._tokens.is_text(token):
                 current.append(chunk.timed_token(index))
             elif self._changes_language(token):
                 self._close([*self._pending, current], None)
@@ -166,7 +166,7 @@ class _OverlapMerger:
         """Returns the timestamp token from which on times belong to the next chunk: the last one always does."""
         found: int | None = None
         for token in reversed(ids):
-            if token >= self._tokens.timestamp_begin:
+            if self._tokens.is_timestamp(token):
                 time_s = (token - self._tokens.timestamp_begin) * SECONDS_PER_TIMESTAMP
                 if found is not None and time_s < stride_start_s:
                     break
@@ -184,19 +184,18 @@ class _OverlapMerger:
 class _Clock:
     """Reads a chunk's timestamp tokens. Times that run backwards mean that the model began a further window."""
 
-    def __init__(self, timestamp_begin: int) -> None:
-        self._begin = timestamp_begin
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._latest_s = 0.0
         self._before_latest_s = 0.0
         self._windows_s = 0.0  # length of the windows that have ended
 
     def read(self, ids: Sequence[int], index: int, offset_s: float) -> float:
         """Returns the seconds of the timestamp token at `index`, from the recording's first sample."""
-        time_s = (ids[index] - self._begin) * SECONDS_PER_TIMESTAMP
+        time_s = (ids[index] - self._tokens.timestamp_begin) * SECONDS_PER_TIMESTAMP
         if time_s < self._latest_s:
-            if (
-                index >= 2 and min(ids[index - 1], ids[index - 2]) < self._begin
-            ):  # it ended with a single timestamp token
+            # It ended with a single timestamp token.
+            if index >= 2 and not all(map(self._tokens.is_timestamp, ids[index - 2 : index])):
                 self._windows_s += WINDOW_S
             else:
                 self._latest_s = self._before_latest_s

@@ -41,27 +41,25 @@ class Label:
 def retokenize(ids: Sequence[int], tokens: Tokens) -> tuple[int, ...] | None:
     """Returns the tokenizer's ids for the text between the timestamp tokens; None for incomplete characters."""
     retokenized: list[int] = []
-    for is_time, run in groupby(ids, key=lambda token: token >= tokens.timestamp_begin):
+    for is_time, run in groupby(ids, key=tokens.is_timestamp):
         if is_time:
             retokenized += run
             continue
         text = tokens.tokenizer.decode(list(run), skip_special_tokens=True)
         text_ids = tokens.tokenizer.encode(text, add_special_tokens=False).ids
-        if BROKEN in text or any(token >= tokens.eot for token in text_ids):
+        if BROKEN in text or not all(map(tokens.is_text, text_ids)):
             return None
         retokenized += text_ids
     return tuple(retokenized)
 
 
 def has_timestamps(ids: Sequence[int], tokens: Tokens) -> bool:
-    return any(token >= tokens.timestamp_begin for token in ids)
+    return any(map(tokens.is_timestamp, ids))
 
 
 def count_label_tokens(ids: Sequence[int], tokens: Tokens) -> int:
     """Returns the maximum number of label ids for these tokens, with two timestamp tokens around each text."""
-    texts = [
-        list(run) for is_time, run in groupby(ids, key=lambda token: token >= tokens.timestamp_begin) if not is_time
-    ]
+    texts = [list(run) for is_time, run in groupby(ids, key=tokens.is_timestamp) if not is_time]
     return sum(len(run) + 2 for run in texts)
 
 
@@ -93,7 +91,7 @@ def _shift_timestamps(spans: Sequence[TokenSpan], tokens: Tokens) -> Iterator[in
         first, last = (round(position / SAMPLES_PER_TIMESTAMP) for position in (begin, begin + span.num_samples))
         now, words = first, list[int]()
         for token in (*span.tokens, tokens.timestamp_begin + last - first):
-            if token < tokens.timestamp_begin:
+            if not tokens.is_timestamp(token):
                 words.append(token)
                 continue
             then = min(max(now, first + token - tokens.timestamp_begin), last)

@@ -8,6 +8,7 @@ whatever their name is.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from distil_ray.whisper.model_folders import FolderReader
 from distil_ray.whisper.tokenizer import MAX_POSITIONS, Tokens
 from distil_ray.whisper.weights_cache import WeightsError
 
-V3_VOCAB_SIZE = 51866  # large-v3 and checkpoints distilled from it: one more language, 128 mel bins
+V3_MEL_BINS = 128  # of large-v3 and checkpoints distilled from it; others have 80
 TURBO_DECODER_LAYERS = 4  # large-v3-turbo, which was fine-tuned on windows of 30 s
 TURBO_ENCODER_LAYERS = 32
 
@@ -91,7 +92,7 @@ def load_checkpoint_info(
 def chunk_length(name: str, config: Mapping[str, Any]) -> tuple[float, str]:
     """Returns the chunk length in seconds that suits a checkpoint, and the reason.
 
-    Determined by the layers and the vocabulary in config.json. Distil-Whisper v2 was trained on short clips: its word
+    Determined by the layers and the mel bins in config.json. Distil-Whisper v2 was trained on short clips: its word
     error rate on TED-LIUM is 4.2 with chunks of 15 s and 7.4 with 30 s. Its v3 family was trained on 25 s, Whisper
     itself on 30 s.
     """
@@ -101,8 +102,8 @@ def chunk_length(name: str, config: Mapping[str, Any]) -> tuple[float, str]:
     layers = f"{decoder} of {encoder} decoder layers"
     if "turbo" in name.lower() or (decoder == TURBO_DECODER_LAYERS and encoder == TURBO_ENCODER_LAYERS):
         return 30.0, f"{layers}: Whisper turbo, trained on 30 s"
-    if config["vocab_size"] == V3_VOCAB_SIZE:
-        return 25.0, f"{layers}, vocabulary of large-v3: Distil-Whisper v3 or later, trained on 25 s"
+    if config["num_mel_bins"] == V3_MEL_BINS:
+        return 25.0, f"{layers}, {V3_MEL_BINS} mel bins as large-v3: Distil-Whisper v3 or later, trained on 25 s"
     return 15.0, f"{layers}: Distil-Whisper before v3, most accurate with 15 s"
 
 
@@ -148,7 +149,7 @@ def assistant_mismatch(main: Path, assistant: Path) -> str | None:
     for name in _EQUAL_TOKENS:
         if (expected := getattr(tokens, name)) != (found := getattr(other_tokens, name)):
             return f"its special tokens differ: {name} is {found}, not {expected}"
-    for token in range(tokens.eot):
+    for token in chain(range(tokens.eot), sorted(tokens.added_text | other_tokens.added_text)):
         text, other_text = (each.tokenizer.id_to_token(token) for each in (tokens, other_tokens))
         if text != other_text:
             return f"its tokenizer differs: token {token} is {other_text!r}, not {text!r}"

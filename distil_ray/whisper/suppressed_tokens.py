@@ -28,15 +28,16 @@ def find_suppressed_ids(items: Sequence[int | str], tokens: Tokens) -> tuple[int
         elif isinstance(item, str):
             found |= _text_ids(item, tokens)
         elif item != CHECKPOINT_TOKENS:
-            if not 0 <= item < tokens.eot:
+            if item < 0 or not tokens.is_text(item):
                 raise ValueError(f"{item}: must be the id of a text token of the checkpoint, 0 to {tokens.eot - 1}")
             found.add(item)
     return tuple(sorted(found))
 
 
 def _numeral_ids(tokens: Tokens) -> set[int]:
-    texts = tokens.tokenizer.decode_batch([[token] for token in range(tokens.eot)])
-    return {token for token, text in enumerate(texts) if any(map(_is_numeral, text))}
+    ids = [*range(tokens.eot), *tokens.added_text]
+    texts = tokens.tokenizer.decode_batch([[token] for token in ids])
+    return {token for token, text in zip(ids, texts, strict=True) if any(map(_is_numeral, text))}
 
 
 def _is_numeral(letter: str) -> bool:
@@ -45,7 +46,7 @@ def _is_numeral(letter: str) -> bool:
 
 def _text_ids(text: str, tokens: Tokens) -> set[int]:
     forms = [tokens.tokenizer.encode(form, add_special_tokens=False).ids for form in (text.strip(), f" {text.strip()}")]
-    ids = {form[0] for form in forms if len(form) == 1 and form[0] < tokens.eot}
+    ids = {form[0] for form in forms if len(form) == 1 and tokens.is_text(form[0])}
     if not ids:
         raise ValueError(
             f"'{text}' is no single token of the checkpoint, but {len(forms[1])}, each of which other words contain."

@@ -8,7 +8,7 @@ decoder applies them to logits. Decoded text equals that of transformers' tokeni
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,10 +18,11 @@ from distil_ray.types import Prompt
 
 SECONDS_PER_TIMESTAMP = 0.02  # s between two timestamp tokens: one encoder position, two frames of 10 ms
 WINDOW_S = 30.0  # s; the encoder's full window, and the time of the last timestamp token
+NUM_TIMESTAMPS = round(WINDOW_S / SECONDS_PER_TIMESTAMP) + 1  # timestamp tokens, of 0 s and of 30 s included
 MAX_POSITIONS = 448  # decoder positions, prompt included, where a config does not state them
 SENTENCE_ENDS = (".", "!", "?", "…", "。", "！", "？")
 NUM_START_TOKENS = 4  # in `Tokens.prompt`, at most
-MULTILINGUAL_VOCAB_SIZE = 51865  # smallest vocabulary of a multilingual checkpoint; English-only ones have 51864
+MULTILINGUAL_VOCAB_SIZE = 51865  # smallest vocabulary of a multilingual checkpoint, without added tokens
 
 _TIMESTAMP_TEXT = re.compile(r"<\|\d+\.\d+\|>")
 
@@ -40,6 +41,7 @@ class Tokens:
         max_positions: Positions of the decoder, prompt included.
         max_length: Maximum number of generated tokens by the generation config, prompt not included.
         tokenizer: Tokenizer of the `tokenizers` library.
+        added_text: Ids of text that a fine-tuned checkpoint has behind the timestamp tokens (`add_tokens`).
     """
 
     is_multilingual: bool
@@ -57,7 +59,8 @@ class Tokens:
     max_initial_timestamp: int | None
     max_positions: int
     max_length: int
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer = field(repr=False)
+    added_text: frozenset[int] = frozenset()
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -78,11 +81,11 @@ class Tokens:
             ValueError: The tokenizer lacks one of Whisper's special tokens.
         """
         rules = generation or config
+        no_timestamps = _find_id(tokenizer, "<|notimestamps|>")
         is_multilingual = rules.get("is_multilingual")
         if is_multilingual is None:
-            is_multilingual = config["vocab_size"] >= MULTILINGUAL_VOCAB_SIZE
+            is_multilingual = no_timestamps + 1 + NUM_TIMESTAMPS >= MULTILINGUAL_VOCAB_SIZE
         sot, translate = _find_id(tokenizer, "<|startoftranscript|>"), _find_id(tokenizer, "<|translate|>")
-        no_timestamps = _find_id(tokenizer, "<|notimestamps|>")
         languages = rules.get("lang_to_id") or {
             tokenizer.id_to_token(token): token for token in range(sot + 1, translate)
         }
@@ -103,12 +106,20 @@ class Tokens:
             max_positions=config.get("max_target_positions", MAX_POSITIONS),
             max_length=generation.get("max_length") or MAX_POSITIONS,
             tokenizer=tokenizer,
+            added_text=_find_added_text(tokenizer, no_timestamps + NUM_TIMESTAMPS),
         )
 
     @property
     def language_codes(self) -> tuple[str, ...]:
         """Codes in the order of their ids; ("en",) for an English-only checkpoint."""
         return tuple(sorted(self.languages, key=self.languages.__getitem__)) or ("en",)
+
+    def is_text(self, token: int) -> bool:
+        """Returns whether a token is text: neither a timestamp nor another special token."""
+        return token < self.eot or token in self.added_text
+
+    def is_timestamp(self, token: int) -> bool:
+        return 0 <= token - self.timestamp_begin < NUM_TIMESTAMPS
 
     def require_language(self, language: str) -> None:
         """Raises ValueError if the checkpoint does not know the language code."""
@@ -188,7 +199,7 @@ class Tokens:
         if not text.strip():
             return []
         ids = self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False).ids
-        return [token for token in ids if token < self.eot]
+        return [token for token in ids if self.is_text(token)]
 
     def max_new_tokens(self, prompt_length: int, requested: int | None = None) -> int:
         """Returns how many tokens may follow a prompt, end token included: `requested`, limited by the positions."""
@@ -200,15 +211,15 @@ class Tokens:
 
     def text_ids(self, ids: Sequence[int]) -> list[int]:
         """Returns the ids that are no timestamp tokens."""
-        return [token for token in ids if token < self.timestamp_begin]
+        return [token for token in ids if not self.is_timestamp(token)]
 
     def truncate(self, ids: Sequence[int], num: int) -> Sequence[int]:
         """Returns ids up to the `num`-th that is no timestamp token, and the timestamp behind it if there is one."""
-        ends = [at + 1 for at, token in enumerate(ids) if token < self.timestamp_begin]
+        ends = [at + 1 for at, token in enumerate(ids) if not self.is_timestamp(token)]
         if num >= len(ends):
             return ids
         end = ends[num - 1] if num else 0
-        return ids[: end + (ids[end] >= self.timestamp_begin)]
+        return ids[: end + self.is_timestamp(ids[end])]
 
     def segments(self, ids: Sequence[int], duration_s: float = WINDOW_S) -> list[tuple[float, float, str]]:
         """Returns (start, end, text) of each segment, in seconds from the chunk's first sample.
@@ -221,7 +232,7 @@ class Tokens:
         start_s = 0.0
         text_ids: list[int] = []
         for token in (*ids, None):
-            if token is not None and token < self.timestamp_begin:
+            if token is not None and not self.is_timestamp(token):
                 text_ids.append(token)
                 continue
             end_s = duration_s if token is None else (token - self.timestamp_begin) * SECONDS_PER_TIMESTAMP
@@ -241,6 +252,11 @@ def parse_tokenizer(content: str) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def _find_added_text(tokenizer: Tokenizer, last_timestamp: int) -> frozenset[int]:
+    added = tokenizer.get_added_tokens_decoder()
+    return frozenset(token for token, content in added.items() if token > last_timestamp and not content.special)
 
 
 def _find_id(tokenizer: Tokenizer, *names: str) -> int:

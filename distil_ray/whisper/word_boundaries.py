@@ -60,10 +60,10 @@ def split_words(ids: Sequence[int], language: str | None, tokens: Tokens) -> lis
     found: list[TokenGroup] = []
     run: list[int] = []
     for index, token in enumerate((*ids, tokens.timestamp_begin)):
-        if token >= tokens.timestamp_begin:
+        if tokens.is_timestamp(token):
             found += _split_run(run, ids, language, tokens)
             run = []
-        elif token < tokens.eot:
+        elif tokens.is_text(token):
             run.append(index)
     return _strip_ends(_join_spaces(found))
 
@@ -161,8 +161,9 @@ def _byte_of_letter() -> dict[str, int]:
 
 
 def _bytes_of(token: str) -> bytes:
+    """Returns the text of a token; added tokens with other letters than those of bytes stand for themselves."""
     letters = _byte_of_letter()
-    return bytes(letters[letter] for letter in token)
+    return bytes(letters[letter] for letter in token) if letters.keys() >= {*token} else token.encode()
 
 
 Interval = tuple[int, int]  # samples: the first one, and the one after the last

@@ -15,7 +15,7 @@ from transformers.models.whisper import tokenization_whisper
 from distil_ray.chunking.merge import merge_chunks
 from distil_ray.chunking.overlap_merge import ChunkHypothesis, find_cut, find_cuts, merge_overlapping
 from distil_ray.types import Segment, TokenAlignment, Word
-from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.tokenizer import NUM_TIMESTAMPS, Tokens
 from tests.support.clips import english_utterances
 
 RATE = 16_000
@@ -209,7 +209,7 @@ def odd_tokens(tokens: Tokens) -> st.SearchStrategy[tuple[int, ...]]:
     def in_order(parts: list[tuple[list[int], int]]) -> list[int]:
         ids, step = [tokens.timestamp_begin], 0
         for text, advance in parts:
-            step += advance * 5
+            step = min(step + advance * 5, NUM_TIMESTAMPS - 1)
             ids += [*text, tokens.timestamp_begin + step, tokens.timestamp_begin + step]
         return ids[:-1]
 

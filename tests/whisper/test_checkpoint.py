@@ -60,24 +60,24 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "encoder", "decoder", "vocab_size", "length_s", "word"),
+    ("name", "encoder", "decoder", "num_mel_bins", "length_s", "word"),
     [
-        ("openai/whisper-large-v3", 32, 32, 51866, 30.0, "original Whisper"),
-        ("openai/whisper-base", 6, 6, 51865, 30.0, "original Whisper"),
-        ("openai/whisper-large-v3-turbo", 32, 4, 51866, 30.0, "turbo"),
-        ("/models/renamed", 32, 4, 51866, 30.0, "turbo"),
-        ("distil-whisper/distil-large-v3", 32, 2, 51866, 25.0, "v3 or later"),
-        ("distil-whisper/distil-large-v3.5", 32, 2, 51866, 25.0, "v3 or later"),
-        ("distil-whisper/distil-large-v2", 32, 2, 51865, 15.0, "before v3"),
-        ("distil-whisper/distil-medium.en", 24, 2, 51864, 15.0, "before v3"),
-        ("distil-whisper/distil-small.en", 12, 4, 51864, 15.0, "before v3"),
-        ("somebody/distilled", 6, 2, 51865, 15.0, "before v3"),
+        ("openai/whisper-large-v3", 32, 32, 128, 30.0, "original Whisper"),
+        ("openai/whisper-base", 6, 6, 80, 30.0, "original Whisper"),
+        ("openai/whisper-large-v3-turbo", 32, 4, 128, 30.0, "turbo"),
+        ("/models/renamed", 32, 4, 128, 30.0, "turbo"),
+        ("distil-whisper/distil-large-v3", 32, 2, 128, 25.0, "v3 or later"),
+        ("distil-whisper/distil-large-v3.5", 32, 2, 128, 25.0, "v3 or later"),
+        ("distil-whisper/distil-large-v2", 32, 2, 80, 15.0, "before v3"),
+        ("distil-whisper/distil-medium.en", 24, 2, 80, 15.0, "before v3"),
+        ("distil-whisper/distil-small.en", 12, 4, 80, 15.0, "before v3"),
+        ("somebody/distilled", 6, 2, 80, 15.0, "before v3"),
     ],
 )
 def test_the_chunk_length_follows_the_checkpoint(
-    name: str, encoder: int, decoder: int, vocab_size: int, length_s: float, word: str
+    name: str, encoder: int, decoder: int, num_mel_bins: int, length_s: float, word: str
 ) -> None:
-    config = small_config(encoder_layers=encoder, decoder_layers=decoder, vocab_size=vocab_size)
+    config = small_config(encoder_layers=encoder, decoder_layers=decoder, num_mel_bins=num_mel_bins)
     found, reason = chunk_length(name, config)
     assert found == length_s
     assert word in reason

@@ -21,10 +21,9 @@ from distil_ray.recognition.native.speech_activity import SpeechActivity
 from distil_ray.recognition.quality_flags import MAX_LETTERS_PER_S, count_letters
 from distil_ray.types import SAMPLE_RATE, TokenAlignment
 from distil_ray.whisper.features import MAX_SAMPLES, SAMPLES_PER_POSITION
-from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, WINDOW_S, Tokens
+from distil_ray.whisper.tokenizer import NUM_TIMESTAMPS, Tokens
 
 MIN_PROGRESS = SAMPLE_RATE  # samples between the beginnings of two passes, so that passes come to an end
-MAX_TIMESTAMP = round(WINDOW_S / SECONDS_PER_TIMESTAMP)
 MIN_SPEECH_S = 0.2  # in a remainder; less is the end of the last word
 # A timestamp may be late, in the middle of the next word, or early, in the middle of the last one: 0.7 s was seen of
 # both. The position that the last words attend to is nearer to the truth, but for some outliers.
@@ -158,12 +157,12 @@ def check_chunks(chunks: Sequence[PCM16]) -> None:
 
 def has_text(decoded: DecodingResult, tokens: Tokens) -> bool:
     """Returns whether there is any token of text."""
-    return any(token < tokens.eot for token in decoded.tokens)
+    return any(map(tokens.is_text, decoded.tokens))
 
 
 def ends_with_timestamp(decoded: DecodingResult, tokens: Tokens) -> bool:
     """Returns whether the last token is a timestamp, which gives the end of the text."""
-    return bool(decoded.tokens) and decoded.tokens[-1] >= tokens.timestamp_begin
+    return bool(decoded.tokens) and tokens.is_timestamp(decoded.tokens[-1])
 
 
 def text_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
@@ -189,7 +188,7 @@ def timestamp_end(decoded: DecodingResult, tokens: Tokens) -> int | None:
     """Returns the timestamp behind a text in samples from the beginning of its pass; None if there is none."""
     if not has_text(decoded, tokens) or not ends_with_timestamp(decoded, tokens):
         return None
-    last = max(index for index, token in enumerate(decoded.tokens) if token < tokens.eot)
+    last = max(index for index, token in enumerate(decoded.tokens) if tokens.is_text(token))
     return (decoded.tokens[last + 1] - tokens.timestamp_begin) * SAMPLES_PER_POSITION
 
 
@@ -239,7 +238,7 @@ def _num_tokens_of_word_end(before: Sequence[int], latest: Sequence[int], tokens
             break
     num = 0
     for token in latest:
-        if first and (token >= tokens.eot or _begins_word(token, tokens)):
+        if first and (not tokens.is_text(token) or _begins_word(token, tokens)):
             break
         first += _letters(token, tokens)
         num += bool(_letters(token, tokens))
@@ -247,12 +246,12 @@ def _num_tokens_of_word_end(before: Sequence[int], latest: Sequence[int], tokens
 
 
 def _begins_word(token: int, tokens: Tokens) -> bool:
-    return token < tokens.eot and tokens.tokenizer.decode([token]).startswith(" ")
+    return tokens.is_text(token) and tokens.tokenizer.decode([token]).startswith(" ")
 
 
 def _letters(token: int, tokens: Tokens) -> str:
     """Returns the text of a token without case and punctuation; empty if it is not text."""
-    if token >= tokens.eot:
+    if not tokens.is_text(token):
         return ""
     return "".join(letter for letter in tokens.tokenizer.decode([token]).casefold() if letter.isalnum())
 
@@ -260,7 +259,8 @@ def _letters(token: int, tokens: Tokens) -> str:
 def _num_punctuation_tokens(ids: Sequence[int], tokens: Tokens) -> int:
     """Returns how many of the first tokens are punctuation of the word before them."""
     marks = (
-        token < tokens.eot and tokens.tokenizer.decode([token]).strip() and not _letters(token, tokens) for token in ids
+        tokens.is_text(token) and tokens.tokenizer.decode([token]).strip() and not _letters(token, tokens)
+        for token in ids
     )
     return sum(1 for _ in takewhile(bool, marks))
 
@@ -269,7 +269,7 @@ def _drop_text_before(single: DecodingPass, index: int, tokens: Tokens) -> Decod
     """Returns the pass without the text tokens before `index`; timestamps stay."""
     decoded, alignment = single.decoded, single.decoded.alignment
     assert alignment is not None, "required by drop_repeated_words"
-    kept = [i for i, token in enumerate(decoded.tokens) if i >= index or token >= tokens.timestamp_begin]
+    kept = [i for i, token in enumerate(decoded.tokens) if i >= index or tokens.is_timestamp(token)]
     dropped = (math.log(alignment.probabilities[i]) for i in range(index) if i not in kept)
     written = single.num_written
     return replace(
@@ -311,15 +311,15 @@ def join_passes(passes: Sequence[DecodingPass], tokens: Tokens) -> DecodingResul
     ends: list[int] = []
     probabilities: list[float] = []
     for start, each in zip((each.start for each in passes), decoded, strict=True):
-        if (
-            len(ids) > 1 and min(ids[-2:]) >= tokens.timestamp_begin
-        ):  # the last timestamp begins a segment that the next pass writes
+        # The last timestamp then begins a segment that the next pass writes.
+        if len(ids) > 1 and all(map(tokens.is_timestamp, ids[-2:])):
             del ids[-1], ends[-1:], probabilities[-1:]
         shift = start // SAMPLES_PER_POSITION
         # A pass may begin a little before the end of the one before it. Times that ran backwards would count as those
         # of a further window where overlapping chunks are merged.
-        earliest, last = max(ids, default=0), tokens.timestamp_begin + MAX_TIMESTAMP
-        ids += [min(max(id + shift, earliest), last) if id >= tokens.timestamp_begin else id for id in each.tokens]
+        earliest = max(filter(tokens.is_timestamp, ids), default=0)
+        last = tokens.timestamp_begin + NUM_TIMESTAMPS - 1
+        ids += [min(max(id + shift, earliest), last) if tokens.is_timestamp(id) else id for id in each.tokens]
         if (alignment := each.alignment) is not None:
             ends += [shift + end for end in alignment.ends]
             probabilities += alignment.probabilities

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from distil_ray.recognition.native.device import copy_async
 from distil_ray.recognition.native.repetition_rules import RepetitionRules, TokenHistory
-from distil_ray.whisper.tokenizer import Tokens
+from distil_ray.whisper.tokenizer import NUM_TIMESTAMPS, Tokens
 
 _WORD = 0xFFFFFFFF  # hashes have 32 bits, in 64-bit tensors
 _GOLDEN = 0x9E3779B1  # odd, so that multiplication by it is a bijection
@@ -140,14 +140,19 @@ class LogitsRules:
         self._suppressed_first = self._suppressed.clone()
         self._suppressed_first[list(tokens.begin_suppress)] = _NEGATIVE_INFINITY
         self._timestamps = timestamps
-        self._first_timestamp = tokens.timestamp_begin
+        self._is_timestamp, self._first_timestamp = tokens.is_timestamp, tokens.timestamp_begin
+        self._end_of_timestamps = min(self._first_timestamp + NUM_TIMESTAMPS, vocab_size)
+        self._has_added_tokens = self._end_of_timestamps < vocab_size
         if timestamps:
             self._suppressed_first[: self._first_timestamp] = _NEGATIVE_INFINITY
+            self._suppressed_first[self._end_of_timestamps :] = _NEGATIVE_INFINITY
             if tokens.max_initial_timestamp is not None:
                 self._suppressed_first[self._first_timestamp + tokens.max_initial_timestamp + 1 :] = _NEGATIVE_INFINITY
         self._ids: Tensor | None = None  # the ids of the logits; None: all
-        self._eot, self._timestamp_begin = tokens.eot, tokens.timestamp_begin  # indices of their logits
-        self._timestamp_ids = torch.arange(self._first_timestamp, vocab_size, device=device)
+        # Indices of their logits; those of added tokens are behind the timestamps.
+        self._eot = tokens.eot
+        self._timestamp_begin, self._timestamp_end = self._first_timestamp, self._end_of_timestamps
+        self._timestamp_ids = torch.arange(self._first_timestamp, self._end_of_timestamps, device=device)
         self._repetition: RepetitionRules | None = None
         if repetition_penalty != 1.0 or no_repeat_ngram_size:
             capacity = tokens.max_positions + 1
@@ -163,8 +168,9 @@ class LogitsRules:
         rules = copy(self)
         rules._ids = vocabulary
         rules._suppressed, rules._suppressed_first = self._suppressed[vocabulary], self._suppressed_first[vocabulary]
-        rules._eot, rules._timestamp_begin = (
-            int(torch.searchsorted(vocabulary, token)) for token in (self._eot, self._timestamp_begin)
+        rules._eot, rules._timestamp_begin, rules._timestamp_end = (
+            int(torch.searchsorted(vocabulary, token))
+            for token in (self._eot, self._timestamp_begin, self._timestamp_end)
         )
         rules._repetition = None if self._repetition is None else self._repetition.for_vocabulary(vocabulary)
         return rules
@@ -191,8 +197,9 @@ class LogitsRules:
 
     def _timestamps_of(self, text: Sequence[int]) -> tuple[int, int, int]:
         """Returns the numbers of `RuleState` for one text."""
-        is_timestamp = [True, True, *(token >= self._first_timestamp for token in text)]
-        return is_timestamp[-1], is_timestamp[-2], max(self._first_timestamp - 1, *text, 0)
+        is_timestamp = [True, True, *map(self._is_timestamp, text)]
+        latest = max(filter(self._is_timestamp, text), default=self._first_timestamp - 1)
+        return is_timestamp[-1], is_timestamp[-2], latest
 
     def _new_state(self, rows: int, history: TokenHistory | None) -> RuleState:
         device = self._suppressed.device
@@ -267,12 +274,18 @@ class LogitsRules:
         too_early = (
             self._timestamp_ids < (state.latest + ~must_pair)[:, None]
         )  # a segment may begin where the one before it ends
-        logits[:, self._timestamp_begin :].masked_fill_(too_early | is_pair[:, None], _NEGATIVE_INFINITY)
+        timestamps, before = logits[:, self._timestamp_begin : self._timestamp_end], logits[:, : self._timestamp_begin]
+        timestamps.masked_fill_(too_early | is_pair[:, None], _NEGATIVE_INFINITY)
+        best = before.amax(dim=-1)
+        added = logits[:, self._timestamp_end :]
+        if self._has_added_tokens:
+            added.masked_fill_(must_pair[:, None], _NEGATIVE_INFINITY)
+            best = torch.maximum(best, added.amax(dim=-1))
         # Where all timestamp tokens together are more likely than any other token, the next one is a timestamp.
-        is_timestamp_next = logits[:, self._timestamp_begin :].logsumexp(dim=-1) > logits[
-            :, : self._timestamp_begin
-        ].amax(dim=-1)
-        logits[:, : self._timestamp_begin].masked_fill_(is_timestamp_next[:, None], _NEGATIVE_INFINITY)
+        is_timestamp_next = timestamps.logsumexp(dim=-1) > best
+        before.masked_fill_(is_timestamp_next[:, None], _NEGATIVE_INFINITY)
+        if self._has_added_tokens:
+            added.masked_fill_(is_timestamp_next[:, None], _NEGATIVE_INFINITY)
 
     @property
     def _has_states(self) -> bool:
@@ -284,6 +297,8 @@ class LogitsRules:
         if not self._has_states:
             return state
         is_timestamp = tokens >= self._first_timestamp
+        if self._has_added_tokens:
+            is_timestamp &= tokens < self._end_of_timestamps
         latest = torch.where(is_timestamp, tokens, state.latest)
         history = None if state.history is None else state.history.append(tokens)
         return RuleState(is_timestamp, state.last_is_timestamp, latest, history)

@@ -58,22 +58,22 @@ class WindowReading:
         return tuple(token for segment in self.segments for token in segment.tokens)
 
 
-def read_window(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> WindowReading:
+def read_window(ids: Sequence[int], num_frames: int, tokens: Tokens) -> WindowReading:
     """Returns what is kept of a window's text, and where the next window begins.
 
     Args:
         ids: Text and timestamps, without the end token.
         num_frames: Frames of the window that are audio.
-        timestamp_begin: The first timestamp token, `<|0.00|>`.
+        tokens: Of the checkpoint.
     """
-    is_timestamp = [token >= timestamp_begin for token in ids]
+    is_timestamp = [tokens.is_timestamp(token) for token in ids]
     cuts = [index + 1 for index, pair in enumerate(pairwise(is_timestamp)) if all(pair)]
     if not cuts:
-        return WindowReading(_whole_text(ids, num_frames, timestamp_begin), num_frames)
+        return WindowReading(_whole_text(ids, num_frames, tokens), num_frames)
     is_complete = is_timestamp[-2:] == [False, True]  # one timestamp at the end: nothing is said after it
     if is_complete:
         cuts.append(len(ids))
-    segments = [_segment(ids[begin:end], timestamp_begin) for begin, end in pairwise([0, *cuts])]
+    segments = [_segment(ids[begin:end], tokens) for begin, end in pairwise([0, *cuts])]
     if is_complete:
         return WindowReading(tuple(segments), num_frames)
     last = segments[-1]
@@ -82,17 +82,18 @@ def read_window(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> Wi
     return WindowReading(tuple(segments), last.end * FRAMES_PER_POSITION)
 
 
-def _segment(ids: Sequence[int], timestamp_begin: int) -> WindowSegment:
+def _segment(ids: Sequence[int], tokens: Tokens) -> WindowSegment:
     """Returns a segment that ends with a timestamp; one without a first timestamp continues a prefix at time 0."""
-    return WindowSegment(max(0, ids[0] - timestamp_begin), ids[-1] - timestamp_begin, tuple(ids))
+    start = ids[0] - tokens.timestamp_begin if tokens.is_timestamp(ids[0]) else 0
+    return WindowSegment(start, ids[-1] - tokens.timestamp_begin, tuple(ids))
 
 
-def _whole_text(ids: Sequence[int], num_frames: int, timestamp_begin: int) -> tuple[WindowSegment, ...]:
+def _whole_text(ids: Sequence[int], num_frames: int, tokens: Tokens) -> tuple[WindowSegment, ...]:
     """Returns a text without an end of a segment inside as one segment, from the beginning of the window."""
     if not ids:
         return ()
-    last = max((token for token in ids if token > timestamp_begin), default=None)
-    end = num_frames // FRAMES_PER_POSITION if last is None else last - timestamp_begin
+    last = max((token for token in ids if tokens.is_timestamp(token)), default=tokens.timestamp_begin)
+    end = last - tokens.timestamp_begin or num_frames // FRAMES_PER_POSITION
     return (WindowSegment(0, end, tuple(ids)),)
 
 
@@ -149,7 +150,7 @@ class SectionDecoding:
             hypothesis: Of the reading, with words.
             threshold_s: `decoding.hallucination_silence_threshold_s`.
         """
-        is_timestamp = [token >= self._tokens.timestamp_begin for token in ids[-2:]]
+        is_timestamp = [self._tokens.is_timestamp(token) for token in ids[-2:]]
         window = DecodedWindow(
             self._seek, self.num_frames, self._seek + reading.advance, self._num_frames, is_timestamp == [False, True]
         )
@@ -164,7 +165,7 @@ class SectionDecoding:
         found = []
         for segment in reading.segments:
             times_s = [start_s + position * SECONDS_PER_TIMESTAMP for position in (segment.start, segment.end)]
-            has_text = any(token < self._tokens.eot for token in segment.tokens)
+            has_text = any(map(self._tokens.is_text, segment.tokens))
             without_words = SpokenSegment(times_s[0], times_s[1], ())
             found.append(next(with_words, without_words) if has_text else without_words)
         return found
@@ -188,7 +189,7 @@ class SectionDecoding:
             self._previous = []
             return
         for segment in reading.segments:
-            is_open = len(segment.tokens) > 2 and segment.tokens[-2] >= self._tokens.timestamp_begin
+            is_open = len(segment.tokens) > 2 and self._tokens.is_timestamp(segment.tokens[-2])
             self._previous += segment.tokens[:-1] if is_open else segment.tokens
         del self._previous[: -self._tokens.max_positions]  # more never fit into a prompt
 
@@ -248,9 +249,7 @@ class SectionDecoder:
         num_frames = decoding.num_frames
         is_silent = NO_SPEECH in hypothesis.quality_flags
         ids = decoded.tokens if is_silent else hypothesis.tokens  # without the repetitions of a loop
-        reading = (
-            WindowReading((), num_frames) if is_silent else read_window(ids, num_frames, self._tokens.timestamp_begin)
-        )
+        reading = WindowReading((), num_frames) if is_silent else read_window(ids, num_frames, self._tokens)
         threshold_s = self._options.hallucination_silence_threshold_s
         if threshold_s is not None:
             # The rule moves the next window by the times of words, which may lie behind the last timestamp.

@@ -85,11 +85,13 @@ def drop_hallucinations(
     if not dropped:
         return hypothesis
     runs = _timestamp_runs(hypothesis.tokens, tokens)
-    written = sorted({run for run, token in zip(runs, hypothesis.tokens, strict=True) if token < tokens.eot})
+    written = sorted({run for run, token in zip(runs, hypothesis.tokens, strict=True) if tokens.is_text(token)})
     assert len(written) == len(segments), "a segment is the text between two timestamps"
     dropped_runs = {written[index] for index in dropped}
     kept = [
-        index for index, token in enumerate(hypothesis.tokens) if token >= tokens.eot or runs[index] not in dropped_runs
+        index
+        for index, token in enumerate(hypothesis.tokens)
+        if not tokens.is_text(token) or runs[index] not in dropped_runs
     ]
     ids = tuple(hypothesis.tokens[index] for index in kept)
     alignment = TokenAlignment(
@@ -103,7 +105,7 @@ def drop_hallucinations(
 
 def _timestamp_runs(ids: Sequence[int], tokens: Tokens) -> list[int]:
     """Returns for each id the number of timestamps so far, its own included."""
-    return list(accumulate(token >= tokens.timestamp_begin for token in ids))
+    return list(accumulate(map(tokens.is_timestamp, ids)))
 
 
 def _word_intervals(

@@ -218,13 +218,13 @@ def test_a_checkpoint_that_names_no_alignment_heads_gets_the_upper_layers() -> N
 def test_dtw_columns_equal_dynamic_time_warping_of_transformers(
     cost: np.ndarray[tuple[int, int], np.dtype[np.float64]],
 ) -> None:
+    cost = cost + np.random.default_rng(0).random(cost.shape) / 1000  # of ways that cost the same any may be chosen
     rows, columns = _dynamic_time_warping(cost)
     first = [int(columns[rows == row][0]) for row in range(len(cost))]
     found = dtw_columns(cost)
     assert found[0] == 0
     assert (np.diff(found) >= 0).all()
-    if len(np.unique(np.round(cost, 6))) == cost.size:  # a way that costs the same may be chosen otherwise
-        assert found.tolist() == first
+    assert found.tolist() == first
 
 
 @settings(max_examples=50, deadline=None)
