@@ -15,6 +15,7 @@ only; the stages are plain callables.
 """
 
 import logging
+import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -48,6 +49,7 @@ PARTS_PER_ACTOR = 2
 EXTRA_DECODE_CPUS = 0.01  # makes decode differ from transcribe: Ray fuses neighbors that request the same resources
 ACTOR_INIT_ATTEMPTS = 2  # per actor process to load the model: weights come over a network
 RAY_ADVICE = ("Failed to apply UDF", "To change retry attempts")  # lines that Ray adds after the exception of a task
+NODE_ADDRESS = re.compile(r"\bip=([0-9a-fA-F.:]+)")  # in Ray's description of an actor
 MAX_ACTOR_INIT_FAILURES = 1  # actors that may fail to start before the run fails; each is replaced
 STORE_SHARE = 0.5  # of the object store that Ray Data fills by default
 
@@ -186,9 +188,12 @@ def _explain(error: Exception, run: Run) -> str:
             " another folder, and re-run the same command to resume."
         )
     if "creation task" in str(error):
+        address = NODE_ADDRESS.search(str(error))
+        where = f" on node {address[1]}" if address else ""
         return (
-            f"no recognizer could be started with model.name={run.config.model.name}: {last}. Check that every node can"
-            " read the weights and has memory for them; resources.actors is the number of recognizers that share it."
+            f"a recognizer could not be started with model.name={run.config.model.name}{where}: {last}."
+            " Check that every node can read the weights, has memory for them and a working device;"
+            " resources.actors is the number of recognizers that share the nodes."
         )
     return f"Ray ended the run: {last}"
 

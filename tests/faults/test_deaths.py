@@ -255,7 +255,7 @@ def test_a_model_that_cannot_be_loaded_is_reported_in_a_sentence(
 ) -> None:
     with pytest.raises(RunError) as caught:
         _run(_config(audio, "out", whisper_tiny_en), UnloadableTranscribe)
-    assert str(caught.value).startswith(f"no recognizer could be started with model.name={whisper_tiny_en}:")
+    assert str(caught.value).startswith(f"a recognizer could not be started with model.name={whisper_tiny_en} on node ")
     assert "CUDA out of memory. Tried to allocate 20.00 GiB" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -184,7 +184,9 @@ class UnloadableTranscribe(EchoTranscribe):
 @pytest.mark.slow
 def test_an_error_of_a_process_is_that_of_the_run(local_ray: None, planned: Callable[..., tuple[Run, Plan]]) -> None:
     run, plan = planned({f"{i}.wav": 2.0 for i in range(4)}, *TWO_EXECUTORS)
-    told = pytest.raises(RunError, match=r"^no recognizer could be started with model\.name=.*no such weights")
+    told = pytest.raises(
+        RunError, match=r"^a recognizer could not be started with model\.name=.* on node \d.*no such weights"
+    )
     with ray_cluster.connect_cluster(run.config.resources), told:
         list(ray_graph.run_graph(run, plan, UnloadableTranscribe))
     wait_until(lambda: not processes_alive())
