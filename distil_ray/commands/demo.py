@@ -11,6 +11,7 @@ output.uri both set, these are used and no endpoint is started.
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distil_ray.cli.command import Command, run_command
+from distil_ray.cli.signals import Stopped
 from distil_ray.commands.transcribe import PLAN_FLAG
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
@@ -110,16 +112,18 @@ def _step(name: str, remark: str) -> Iterator[Callable[[str], None]]:
 
 
 def _run(job: Sequence[str], environment: Mapping[str, str]) -> ExitCode:
-    """Runs the job and returns its exit code. Ctrl-C reaches the job too (same process group): wait for its end."""
+    """Runs the job and returns its exit code. Signals end the job, too, which prints its own message."""
     sys.stdout.flush()
     python_path = os.pathsep.join(filter(None, (str(PACKAGES), environment.get("PYTHONPATH"))))
     command = [sys.executable, "-m", "distil_ray", *job]
     with subprocess.Popen(command, env={**environment, "PYTHONPATH": python_path}) as process:
         try:
             code = process.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
+            if isinstance(stop, Stopped) and stop.number == signal.SIGTERM:
+                process.terminate()  # a terminal sends Ctrl-C to the job, too; SIGTERM was for this process
             try:
-                sys.exit(process.wait(SHUTDOWN_WAIT_S))  # the job has printed its own message
+                sys.exit(process.wait(SHUTDOWN_WAIT_S))
             except (KeyboardInterrupt, subprocess.TimeoutExpired):
                 process.terminate()
             raise

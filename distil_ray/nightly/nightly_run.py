@@ -35,7 +35,7 @@ from distil_ray.nightly.redo import choose_attempt, find_unfinished_redos, has_r
 from distil_ray.nightly.run_records import Attempt, Attempts, Figures
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import RUNS_FOLDER
-from distil_ray.output.run_outcome import OUTCOMES, record_failure, write_outcome
+from distil_ray.output.run_outcome import OUTCOMES, record_later_steps, write_outcome
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.plan_report import show_plan
 from distil_ray.redaction import redact
@@ -145,7 +145,7 @@ def run_nightly(
     try:
         run = _begin(config, day, output, redo is not None, console)
         code = _transcribe(run, console, transcriber, force)
-        with record_failure(run.folder_uri, run.storage):  # also of a signal, which ends the process
+        with record_later_steps(run.folder_uri, config.output.lease_s, run.storage):
             report = _make_report(run, code, console)
     except Exception as error:  # internal errors must be reported to the webhook too
         logger.debug("failed", exc_info=True)

@@ -179,6 +179,14 @@ def new_run_id() -> str:
     return f"{now:%Y%m%dT%H%M%S}{now.microsecond // 1000:03d}Z"
 
 
+def parse_start(run_id: str) -> datetime | None:
+    """Returns the time in an id of `new_run_id`; None for other ids."""
+    try:
+        return datetime.strptime(run_id, "%Y%m%dT%H%M%S%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
 def resolve_chunking(config: Config, checkpoint_length_s: float, checkpoint_reason: str) -> ChunkingPlan:
     """Resolves the ``auto`` lengths of the chunking settings.
 

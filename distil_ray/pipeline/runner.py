@@ -29,7 +29,7 @@ from distil_ray.output.lease import Lease, acquire_lease
 from distil_ray.output.ledger import Ledger, isin_sorted
 from distil_ray.output.ledger_rows import drop_rows
 from distil_ray.output.run_context import Run
-from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome
+from distil_ray.output.run_outcome import record_failure, write_failure, write_outcome, write_running
 from distil_ray.pipeline.capacity import (
     Node,
     actor_cpus,
@@ -121,7 +121,10 @@ def transcribe(
             lease.check()
             code = finalize(run, plan, results, committed, timer, console, check=lease.check, write_page=write_page)
         try:
-            write_outcome(run.folder_uri, code if is_last_step else ExitCode.RUNNING, "", run.storage)
+            if is_last_step:
+                write_outcome(run.folder_uri, code, "", run.storage)
+            else:
+                write_running(run.folder_uri, config.output.lease_s, run.storage)
         except StorageError as error:  # the run is complete all the same
             logger.warning("the outcome of the run could not be stored: %s", error)
         return code

@@ -15,7 +15,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import require_locations
 from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.output.run_context import RUNS_FOLDER, new_run_id
-from distil_ray.output.run_outcome import record_failure, write_outcome
+from distil_ray.output.run_outcome import record_later_steps, write_outcome
 from distil_ray.pipeline import runner
 from distil_ray.pipeline.model_setup import resolve_model
 from distil_ray.pipeline.plan_report import show_plan
@@ -45,7 +45,7 @@ def pseudo_label(config: Config, console: Console, *, labels_only: bool = False,
     storage = Storage(config.storage)
     with ray_cluster.keep_cluster():
         code = runner.transcribe(config, console, force=force, is_last_step=False)
-        with record_failure(folder, storage):
+        with record_later_steps(folder, config.output.lease_s, storage):
             code = max(code, build(config, console, force=force))
     write_outcome(folder, code, "", storage)
     return code

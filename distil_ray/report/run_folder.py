@@ -19,7 +19,7 @@ from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.statistics import RowFilter
 from distil_ray.output.ledger import TRANSCRIPTS, list_data_files
-from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER, SUCCESS_FILE
+from distil_ray.output.run_context import PARTITION_PREFIX, RUNS_FOLDER, SUCCESS_FILE, parse_start
 from distil_ray.schema import open_parquet
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.storage_errors import MissingError
@@ -122,13 +122,18 @@ class Scope:
 
 
 def find_runs(output: str, storage: Storage) -> list[str]:
-    """Returns the ids of the runs of an output in the order of their start."""
+    """Returns the ids of the runs of an output in the order of their start.
+
+    It is in the ids that runs get by themselves. For others, files tell: removing recordings or copying an output
+    writes them again.
+    """
     root = join(output, RUNS_FOLDER)
     started: dict[str, tuple[float, str]] = {}
     for entry in storage.list_files(root):
         run_id, _, name = entry.uri.removeprefix(f"{root}/").partition("/")
         if name == CONFIG:
-            started[run_id] = entry.modified or 0.0, run_id
+            start = parse_start(run_id)
+            started[run_id] = start.timestamp() if start else entry.modified or 0.0, run_id
     return sorted(started, key=lambda run_id: started[run_id])
 
 

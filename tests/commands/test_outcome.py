@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGTERM
@@ -19,8 +21,9 @@ from distil_ray.config import Config
 from distil_ray.config.loader import load_config
 from distil_ray.errors import ExitCode, RunError
 from distil_ray.output.lease import acquire_lease
-from distil_ray.output.run_outcome import write_outcome
+from distil_ray.output.run_outcome import record_later_steps, write_running
 from distil_ray.pipeline import runner
+from distil_ray.report.run_folder import find_last_run
 from distil_ray.storage.storage import Storage
 from distil_ray.types import SAMPLE_RATE
 from tests.support.fakes import EchoTranscribe
@@ -126,13 +129,43 @@ def test_a_command_with_later_steps_is_running_until_they_are_done(
 ) -> None:
     transcribe(EchoTranscribe, "run_id=night", "max_failed_fraction=1")
     folder = tmp_path / "out" / "runs" / "night"
-    write_outcome(str(folder), ExitCode.RUNNING, "", Storage())
+    write_running(str(folder), 60.0, Storage())
     assert ask()[0] == ExitCode.RUNNING
 
     stored = json.loads((folder / "outcome.json").read_text())
     space, *_ = stored["process"].split(".")
     (folder / "outcome.json").write_text(json.dumps(stored | {"process": f"{space}.4194304.1"}))  # of no process
     assert ask()[0] == ExitCode.FAILED
+
+
+def test_later_steps_on_another_machine_are_running_as_long_as_they_renew_the_outcome(
+    transcribe: Transcribe, ask: Ask, tmp_path: Path
+) -> None:
+    transcribe(EchoTranscribe, "run_id=night", "max_failed_fraction=1")
+    file = tmp_path / "out" / "runs" / "night" / "outcome.json"
+    elsewhere = {"process": "00000000.4194304.1", "exit_code": int(ExitCode.RUNNING), "outcome": "running"}
+    for until, expected in (
+        ("2036-11-30T00:00:00+00:00", ExitCode.RUNNING),
+        ("2026-11-22T00:00:00+00:00", ExitCode.FAILED),
+    ):
+        file.write_text(json.dumps(json.loads(file.read_text()) | elsewhere | {"until": until}))
+        assert ask()[0] == expected
+
+    with record_later_steps(str(file.parent), 0.03, Storage()):
+        while json.loads(file.read_text())["process"] == elsewhere["process"]:
+            time.sleep(0.01)
+        assert ask()[0] == ExitCode.RUNNING
+
+
+def test_the_last_run_is_the_last_that_started_although_a_file_of_another_was_written_again(
+    transcribe: Transcribe, tmp_path: Path
+) -> None:
+    """As `distil-ray forget` and copies of an output do."""
+    for _ in range(2):
+        transcribe(EchoTranscribe, "max_failed_fraction=1")
+    first, last = sorted(each.name for each in (tmp_path / "out" / "runs").iterdir())
+    os.utime(tmp_path / "out" / "runs" / first / "config.yaml", (4e9, 4e9))
+    assert find_last_run(str(tmp_path / "out"), Storage()) == last
 
 
 def test_an_output_without_such_a_run_is_a_wrong_setting(transcribe: Transcribe, ask: Ask) -> None:

@@ -155,6 +155,33 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
         assert process.wait() == 143
 
 
+JOB = """#!/bin/sh
+trap 'echo ended; exit 143' TERM
+echo started
+while :; do sleep 0.05; done
+"""
+DEMO = """
+import os, sys
+from distil_ray.cli.signals import handle_signals
+from distil_ray.commands import demo
+handle_signals()
+sys.executable = sys.argv[1]
+demo._run([], os.environ)
+"""
+
+
+def test_sigterm_for_the_demo_alone_ends_its_job(tmp_path: Path) -> None:
+    job = tmp_path / "job"
+    job.write_text(JOB)
+    job.chmod(0o700)
+    command = [sys.executable, "-c", DEMO, str(job)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "started\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "ended\n"
+        assert process.wait() == 143
+
+
 INTERRUPTED = """
 import threading
 from distil_ray.cli.signals import handle_signals, raise_in_main_thread

@@ -124,7 +124,7 @@ def test_a_run_that_loses_its_lease_by_force_stops_and_does_not_delete_it(output
     storage = Storage()
     told: list[RunError] = []
     with (
-        acquire_lease(output, "first", 0.3, storage, on_lost=told.append) as first,
+        acquire_lease(output, "first", 1.5, storage, on_lost=told.append) as first,
         acquire_lease(output, "second", 60, storage, force=True) as second,
     ):
         assert second.forced_from == "first"
