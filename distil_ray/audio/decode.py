@@ -290,6 +290,7 @@ class _Decoding:
 
     def _check_pyav(self, section: StreamSection, backend: "PyAVBackend", num_read: int, damage: str) -> None:
         """Reports what was wrong with a section that libav has read."""
+        missing = count_missing_bytes(section.data, section.size)
         if self._extractor.is_over:
             if damage:
                 self._report(ErrorKind.CORRUPT, f"damaged parts were skipped: {damage}")
@@ -297,9 +298,9 @@ class _Decoding:
             self._report(ErrorKind.CORRUPT, f"none of it can be decoded: {damage}")
         elif backend.missing_s and (backend.ended_damaged or not backend.num_damaged):
             self._report(*_truncated(f"{backend.missing_s:.2f} s"))
-        elif damage:
+        elif damage and not (backend.ended_damaged and missing):  # else a packet that the file's end cuts
             self._report(ErrorKind.CORRUPT, f"damaged parts were skipped: {damage}")
-        elif missing := count_missing_bytes(section.data, section.size):
+        elif missing:
             self._report(*_truncated(f"{missing} bytes"))
         elif num_read == 0 and (backend.claims_audio or section.size > MAX_EMPTY_BYTES):
             message = f"none of it can be decoded: its {section.size:,} bytes give no samples"

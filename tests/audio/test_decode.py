@@ -16,6 +16,7 @@ from distil_ray.audio.decode import decode_file
 from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, DecodeResult
 from distil_ray.errors import ErrorKind
 from distil_ray.types import SAMPLE_RATE
+from tests.audio.recordings import write_container
 from tests.support.audio_formats import DURATION_S, EXPECTED, LOSSLESS, PADDED_S, speech
 
 # The kinds that an `expect` of the corpus allows; None: decoded to the end.
@@ -200,6 +201,19 @@ def test_a_truncated_container_becomes_a_partial_recording(audio_formats: Path, 
     pcm, result = decode(tmp_path / name)
     assert result.error_kind is ErrorKind.TRUNCATED
     assert len(pcm) > 0.3 * SAMPLE_RATE
+
+
+def test_a_file_that_is_cut_in_a_packet_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "a.caf"
+    write_container(path, "adpcm_ima_qt", speech())
+    whole, _ = decode(path)
+    content = path.read_bytes()
+    size = len(content) * 6 // 10
+    for cut in range(size, size + 34, 6):  # packets of 34 bytes
+        path.write_bytes(content[:cut])
+        part, result = decode(path)
+        assert result.error_kind is ErrorKind.TRUNCATED, (cut, result)
+        assert 0.5 * len(whole) < len(part) < 0.7 * len(whole)
 
 
 def test_damage_in_the_middle_is_skipped_and_reported(tmp_path: Path) -> None:
