@@ -7,9 +7,10 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 # One process per core, at most four; the tests of a file run in one process, because they share costly fixtures.
 # Not reordered: the default begins with the files of most tests and leaves the slowest tests to the end.
 PARALLEL := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+LOWEST := .venv-lowest
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 
-.PHONY: help demo bench gpu-check test test-all test-random test-isolated fuzz faults lint types docs clean
+.PHONY: help demo bench gpu-check test test-all test-random test-isolated test-lowest fuzz faults lint types docs clean
 .DEFAULT_GOAL := help
 
 help: ## print this list
@@ -37,6 +38,9 @@ test-random: $(INSTALLED) ## run the tests in random order; SEED=7 sets the seed
 test-isolated: $(INSTALLED) ## run each test file in its own process; ARGS='tests/export tests/pipeline/test_planner.py' selects files
 	@$(PY) -m tests.support.isolated $(ARGS)
 
+test-lowest: $(LOWEST)/.installed ## run the tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	@$(LOWEST)/bin/python -m pytest $(PARALLEL) $(ARGS)
+
 fuzz: $(INSTALLED) ## run 5,000 damaged files of ten formats through the decode stage; ARGS='20000 7' sets number and seed
 	@$(PY) -m tests.fuzz.decode_stage $(ARGS)
 
@@ -53,9 +57,9 @@ types: $(INSTALLED) ## check types with mypy --strict
 docs: $(INSTALLED) ## generate docs/configuration.md from the config
 	@$(PY) -m distil_ray.config.reference_page > docs/configuration.md
 
-clean: ## remove the files of the demo and all caches; keeps .venv and downloaded weights
+clean: ## remove the files of the demo and all caches; keeps .venv, .venv-lowest and downloaded weights
 	rm -rf .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 # torch is installed first, with its exact version: pip then prefers the CPU build if an index or folder has one.
 $(INSTALLED): pyproject.toml constraints.txt
@@ -66,4 +70,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install --upgrade pip
 	@$(PIP) install $(TORCH)
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The lowest versions of the package's own requirements, also where a tool of the tests asks for newer ones.
+$(LOWEST)/.installed: pyproject.toml constraints.txt
+	@echo "install    .venv-lowest with $(TORCH) and else the lowest versions that pyproject.toml allows"
+	@$(PYTHON) -m venv --clear $(LOWEST)
+	@$(LOWEST)/bin/python -m pip -qq install $(TORCH) uv
+	@echo $(TORCH) > $(LOWEST)/torch.txt
+	@$(LOWEST)/bin/uv pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt -o $(LOWEST)/lowest.txt pyproject.toml
+	@$(LOWEST)/bin/uv pip install -q -p $(LOWEST) --resolution lowest-direct --override $(LOWEST)/lowest.txt \
+	 -e '.[dev]' $$(grep -E '^(hypothesis|pytest)' constraints.txt)
 	@touch $@
