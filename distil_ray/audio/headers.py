@@ -1,9 +1,9 @@
 """Reads sizes and lengths from the headers of audio containers, without a decoder.
 
 Decoders read a truncated file to its end and report no error. Containers reveal it: by sizes of chunks (WAV, RF64,
-AIFF, W64, CAF, AU), a last Ogg page that is incomplete, an MP3's Xing header. A size that a program left open because
-it wrote to a pipe (zero, or near 2 or 4 GiB) declares nothing, so a truncated WAV of over 2 GiB is not detected here.
-A "chunk" in this module is a block of a RIFF-like container: an id, a size, and the content.
+AIFF, W64, CAF, AU, AVI), a last Ogg page that is incomplete, an MP3's Xing header. A size that a program left open
+because it wrote to a pipe (zero, or near 2 or 4 GiB) declares nothing, so a truncated WAV of over 2 GiB is not detected
+here. A "chunk" in this module is a block of a RIFF-like container: an id, a size, and the content.
 """
 
 import re
@@ -307,13 +307,31 @@ def _chunk_step(file: BinaryIO, size: int, layout: _ChunkFormat, position: int) 
 def count_missing_bytes(file: BinaryIO, size: int) -> int:
     """Returns how many bytes of samples the header declares beyond the end of a file of `size` bytes; 0 if unknown."""
     file.seek(0)
-    if file.read(4) == b"OggS":
+    head = file.read(12)
+    if head.startswith(b"OggS"):
         return _missing_of_last_page(file, size)
-    samples = find_sample_region(file, size)
-    if samples is None or samples.length is None:
+    if head.startswith(b"RIFF") and head.endswith(b"AVI "):
+        missing = _find_avi_end(file, size) - size
+    elif (samples := find_sample_region(file, size)) is None or samples.length is None:
         return 0
-    missing = samples.first + samples.length - size
+    else:
+        missing = samples.first + samples.length - size
     return missing if missing > HEADER_TOLERANCE else 0
+
+
+def _find_avi_end(file: BinaryIO, size: int) -> int:
+    """Returns the byte at which the last part of an AVI ends by its header; 0 if unknown. A part has about 1 GiB."""
+    end = 0
+    for _ in range(MAX_CHUNKS):
+        file.seek(end)
+        name, length, kind = struct.unpack("<4sI4s", file.read(12).ljust(12))
+        if name != b"RIFF" or kind not in (b"AVI ", b"AVIX"):
+            break
+        known = _size_unless_open(length, end + 8, size, 32)
+        if not known:
+            return 0
+        end += 8 + known + known % 2
+    return end
 
 
 def _missing_of_last_page(file: BinaryIO, size: int) -> int:

@@ -1,5 +1,6 @@
 """Decoding: the samples of every format, and the errors of files that are not or not completely decoded."""
 
+import io
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from distil_ray.audio.decode import decode_file
+from distil_ray.audio.headers import count_missing_bytes
 from distil_ray.audio.pcm import MAX_PIECE_SAMPLES, PCM16, DecodeResult
 from distil_ray.errors import ErrorKind
 from distil_ray.types import SAMPLE_RATE
@@ -214,6 +216,32 @@ def test_a_file_that_is_cut_in_a_packet_is_truncated(tmp_path: Path) -> None:
         part, result = decode(path)
         assert result.error_kind is ErrorKind.TRUNCATED, (cut, result)
         assert 0.5 * len(whole) < len(part) < 0.7 * len(whole)
+
+
+@pytest.mark.parametrize("codec", ["pcm_s16le", "mp2", "libmp3lame"])
+def test_an_avi_that_is_cut_is_truncated(tmp_path: Path, codec: str) -> None:
+    """Without the index at its end, libav takes an AVI to be as long as what is left of it."""
+    path = tmp_path / "a.avi"
+    write_container(path, codec, speech(), video_s=DURATION_S)
+    whole, result = decode(path)
+    assert result.error_kind is None
+    content = path.read_bytes()
+    for tenths in (6, 9):
+        path.write_bytes(content[: len(content) * tenths // 10])
+        part, result = decode(path)
+        assert result.error_kind is ErrorKind.TRUNCATED, (tenths, result)
+        assert len(part) < len(whole)
+
+
+def test_avis_of_several_parts_or_of_unknown_size_are_not_truncated() -> None:
+    part = b"RIFF" + struct.pack("<I4s", 5004, b"AVI ") + bytes(5000)
+    further = b"RIFF" + struct.pack("<I4s", 5004, b"AVIX") + bytes(5000)
+    for content in (part, part + further, part + further + further + b"trailing bytes"):
+        assert count_missing_bytes(io.BytesIO(content), len(content)) == 0
+    assert count_missing_bytes(io.BytesIO(part + further[:3000]), len(part) + 3000) == len(further) - 3000
+    for size in (0, 0xFFFF_FFFF):  # written to a pipe
+        content = b"RIFF" + struct.pack("<I4s", size, b"AVI ") + bytes(5000)
+        assert count_missing_bytes(io.BytesIO(content), len(content)) == 0
 
 
 def test_damage_in_the_middle_is_skipped_and_reported(tmp_path: Path) -> None:
