@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distil_ray.recognition.native.decoding_task import DecodingTask
+from distil_ray.recognition.native.decoding_task import DecodingTask, has_sampled
 from distil_ray.whisper.features import FRAMES_PER_POSITION, HOP, MAX_FRAMES, LogMel, StagedBatch
 
 REPEAT_CHECK_TOKENS = 8  # of a row, between two checks for repetition
@@ -189,6 +189,7 @@ class TaskQueue:
         """
         self._pending = {task.index: task for task in tasks}
         self._new = list(self._pending.values())
+        self._is_sampled = has_sampled(self._new)
         self.longest_window = max((task.num_frames for task in self._new), default=0)  # frames
 
     def __bool__(self) -> bool:
@@ -196,8 +197,8 @@ class TaskQueue:
         return bool(self._pending)
 
     def accepts(self, task: DecodingTask) -> bool:
-        """Returns whether a task may join: its window fits, and it is not sampled."""
-        return task.num_frames <= self.longest_window and task.temperature == 0.0
+        """Returns whether a task may join: its window fits, and it is sampled if the others are, and only then."""
+        return task.num_frames <= self.longest_window and has_sampled([task]) == self._is_sampled
 
     def add(self, task: DecodingTask) -> None:
         """Adds a task that `accepts` allows, of a chunk whose last task is finished."""

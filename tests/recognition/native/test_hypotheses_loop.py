@@ -237,6 +237,27 @@ def test_a_chunk_that_fails_with_beams_is_sampled(whisper_tiny_en: Path, noise: 
     assert [each.tokens for each in several] != [each.tokens for each in single]
 
 
+@pytest.mark.parametrize("best_of", [1, 2])
+def test_the_window_after_a_sampled_one_is_decoded_with_beams(
+    small_checkpoint: Path, noise: PCM16, monkeypatch: pytest.MonkeyPatch, best_of: int
+) -> None:
+    section = np.tile(noise, 13)  # 39 s: with so few tokens, the second window begins at 30 s
+    options = replace(BEAMS, timestamps="segment", long_form=True, no_speech_threshold=None, max_new_tokens=3)
+    searched, greedy = (
+        NativeRecognizer(small_checkpoint, replace(options, num_beams=number)).transcribe_sections([section], ["en"])[0]
+        for number in (5, 1)
+    )
+    is_sampled = iter([True, False, False])
+    monkeypatch.setattr(
+        "distil_ray.recognition.native.recognizer.needs_higher_temperature", lambda *_: next(is_sampled)
+    )
+    sampling = replace(options, temperatures=(0.0, 1.0), best_of=best_of)
+    (sampled,) = NativeRecognizer(small_checkpoint, sampling).transcribe_sections([section], ["en"])
+    assert [each.hypothesis.temperature for each in sampled] == [1.0, 0.0]
+    assert sampled[1] == searched[1]
+    assert sampled[1].hypothesis.tokens != greedy[1].hypothesis.tokens
+
+
 def test_an_assistant_and_beams_exclude_each_other(whisper_tiny_en: Path) -> None:
     with pytest.raises(ValueError, match="an assistant drafts for greedy decoding only"):
         NativeRecognizer(whisper_tiny_en, BEAMS, whisper_tiny_en)
