@@ -12,6 +12,7 @@ The module knows tokens and numbers; no model and no loop.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Self
 
 import numpy as np
 
@@ -56,6 +57,15 @@ class WindowReading:
     @property
     def tokens(self) -> tuple[int, ...]:
         return tuple(token for segment in self.segments for token in segment.tokens)
+
+    def first_tokens(self, num: int) -> Self:
+        """Returns the reading without the text behind its first `num` tokens; the next window begins where it did."""
+        segments = []
+        for segment in self.segments:
+            if num > 0:
+                segments.append(replace(segment, tokens=segment.tokens[:num]))
+            num -= len(segment.tokens)
+        return replace(self, segments=tuple(segments))
 
 
 def read_window(ids: Sequence[int], num_frames: int, tokens: Tokens) -> WindowReading:
@@ -249,12 +259,16 @@ class SectionDecoder:
         num_frames = decoding.num_frames
         is_silent = NO_SPEECH in hypothesis.quality_flags
         ids = decoded.tokens if is_silent else hypothesis.tokens  # without the repetitions of a loop
-        reading = WindowReading((), num_frames) if is_silent else read_window(ids, num_frames, self._tokens)
+        reading = WindowReading((), num_frames)
+        if not is_silent:
+            # The repetitions are not written, but they say how far the text has come.
+            whole = read_window(decoded.tokens, num_frames, self._tokens)
+            reading = whole.first_tokens(len(ids))
         threshold_s = self._options.hallucination_silence_threshold_s
         if threshold_s is not None:
             # The rule moves the next window by the times of words, which may lie behind the last timestamp.
-            whole = self._keep(decoding, task, decoded, hypothesis, reading, num_frames)
-            rest = decoding.skip_hallucinations(reading, ids, whole, threshold_s)
+            with_words = self._keep(decoding, task, decoded, hypothesis, reading, num_frames)
+            rest = decoding.skip_hallucinations(reading, ids, with_words, threshold_s)
             if len(rest.segments) < len(reading.segments):
                 hypothesis = replace(hypothesis, quality_flags=(*hypothesis.quality_flags, HALLUCINATION_DROPPED))
             reading = rest

@@ -182,6 +182,25 @@ def test_a_loop_is_not_told_to_the_next_window(whisper_tiny_en: Path) -> None:
     assert tokens.decode(following.prompt[: following.num_previous]) == "Well, and so on"
 
 
+def test_the_window_after_a_loop_begins_where_its_last_repetition_has_ended(whisper_tiny_en: Path) -> None:
+    """A loop of 20 segments, cut off in the next one: without its repetitions, the text seems to be complete."""
+    tokens = Tokens.load(whisper_tiny_en)
+    options = RecognizerOptions(long_form=True, timestamps="segment", cut_loops=True)
+    decoder = SectionDecoder(tokens, options)
+    pcm = np.random.default_rng(3).normal(0, 2000, 50 * SAMPLE_RATE).astype(np.int16)
+    decoding = SectionDecoding(pcm, "en", None, tokens, False)
+    well, so = (tokens.tokenizer.encode(word, add_special_tokens=False).ids for word in (" Well,", " and so on"))
+    times = [tokens.timestamp_begin + 50 * second for second in range(30)]
+    loop = [token for second in range(1, 21) for token in (times[second], *so, times[second + 1])]
+    decoded = DecodingResult((times[0], *well, times[1], *loop, times[21], *so[:2]), -9.0, 0.0, ended=False)
+    hypothesis = compose_hypothesis(decoded, 30 * SAMPLE_RATE, tokens=tokens, options=options)
+    following = decoder.next_task(decoding, decoder.task(0, decoding), decoded, hypothesis)
+    (window,) = decoding.windows
+    assert window.hypothesis.segments == (Segment(0.0, 1.0, "Well,"), Segment(1.0, 2.0, "and so on"))
+    assert following is not None
+    assert following.start == window.num_samples == 21 * SAMPLE_RATE
+
+
 def test_only_the_first_window_of_a_section_has_the_prefix(whisper_tiny_en: Path) -> None:
     tokens = Tokens.load(whisper_tiny_en)
     decoder = SectionDecoder(tokens, RecognizerOptions(long_form=True, prefix="Well,"))
