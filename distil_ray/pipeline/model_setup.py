@@ -356,6 +356,11 @@ def _check_language(config: Config, model: ModelInfo) -> None:
         _require_language("language", decoding.language, model, config, "auto detects the language")
     for language in decoding.languages:
         _require_language("languages", language, model, config, "[] stands for all of them")
+    if decoding.task == "translate" and model.config_dir is not None and model.languages == ("en",):
+        raise SettingsError(
+            f"decoding.task=translate: model.name={config.model.name} is English-only. Use a multilingual model, or set"
+            " decoding.task to transcribe"
+        )
     choices = select_languages(decoding.languages, model.languages)
     if decoding.language_per == "chunk" and len(choices) == 1:
         reason = (

@@ -200,6 +200,14 @@ def test_chunks_have_languages_of_their_own_only_if_there_are_several(whisper_ti
         resolve_model(load_config(None, [f"model.name={whisper_tiny_en}", "decoding.languages=[de, en]"]))
 
 
+def test_an_english_only_checkpoint_of_any_name_translates_nothing(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "my-model"
+    checkpoint.symlink_to(whisper_tiny_en)
+    resolve_model(load_config(None, [f"model.name={checkpoint}"]))
+    with pytest.raises(SettingsError, match=r"decoding\.task=translate: .*my-model is English-only"):
+        resolve_model(load_config(None, [f"model.name={checkpoint}", "decoding.task=translate"]))
+
+
 def test_a_text_to_suppress_that_is_no_token_is_refused() -> None:
     resolve_model(load_config(None, ["model.name=packaged:whisper-tiny.en", "decoding.suppress_tokens=[the, 7]"]))
     with pytest.raises(SettingsError, match=r"decoding\.suppress_tokens.*'mum mum' is no single token"):
