@@ -1,9 +1,11 @@
 """Upload of a data set to the Hugging Face hub with huggingface_hub: the card and the shards, file by file.
 
 A shard that the hub has with the same name and size is not uploaded again; one that lost examples is smaller. Shards
-that were removed from the data set are removed from the hub. Rejected utterances are not uploaded.
+that were removed from the data set are removed from the hub. Rejected utterances are not uploaded. Other files of the
+repository stay; data files that are no shards would become examples of the splits, so that they are an error.
 """
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -11,18 +13,23 @@ from rich.console import Console
 
 from distil_ray.cli.console import log_field
 from distil_ray.config import LabelsConfig
-from distil_ray.errors import RunError
+from distil_ray.errors import RunError, SettingsError
 from distil_ray.output.ledger import is_data_file
-from distil_ray.pseudo_labels.dataset_schema import CARD, DATA
+from distil_ray.pseudo_labels.dataset_schema import CARD, DATA, TRAIN, VALIDATION
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import is_remote, join
 
 REMEDY = "HF_TOKEN must be a token with write access; HF_ENDPOINT sets another hub"
+SHARD = re.compile(rf"{DATA}/(?:{TRAIN}|{VALIDATION})-[0-9a-f]{{24}}\.parquet")  # as `packing.plan_shards` names them
 
 
 def upload_to_hub(dataset_uri: str, config: LabelsConfig, storage: Storage, console: Console) -> None:
-    """Uploads the data set to `labels.push_to_hub`. Raises `RunError` if the upload fails: the data set itself
-    is complete, and the next build retries the upload."""
+    """Uploads the data set to `labels.push_to_hub`.
+
+    Raises:
+        SettingsError: The repository has data files of something else.
+        RunError: The upload fails. The data set itself is complete, and the next build retries the upload.
+    """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -33,8 +40,15 @@ def upload_to_hub(dataset_uri: str, config: LabelsConfig, storage: Storage, cons
         api.create_repo(name, repo_type="dataset", private=config.push_private, exist_ok=True)
         tree = api.list_repo_tree(name, repo_type="dataset", recursive=True)
         there: set[tuple[str, int | None]] = {
-            (one.path, one.size) for one in tree if isinstance(one, RepoFile) and one.path.startswith(f"{DATA}/")
+            (one.path, one.size)
+            for one in tree
+            if isinstance(one, RepoFile) and one.path.startswith(f"{DATA}/") and is_data_file(one.path)
         }
+        if others := sorted(path for path in _paths(there) if not SHARD.fullmatch(path)):
+            raise SettingsError(
+                f"labels.push_to_hub={name}: it has {len(others):,} data files of something else, such as {others[0]}."
+                " Nothing was uploaded. Name another data set: it is created if it does not exist"
+            )
         files = storage.list_files(join(dataset_uri, DATA))
         here = {(f"{DATA}/{one.uri.rsplit('/', 1)[-1]}", one.size) for one in files if is_data_file(one.uri)}
         for path, _ in sorted(here - there):
@@ -51,6 +65,8 @@ def upload_to_hub(dataset_uri: str, config: LabelsConfig, storage: Storage, cons
             *(CommitOperationDelete(path) for path in sorted(_paths(there) - _paths(here))),
         ]
         api.create_commit(name, last, commit_message="Update the card", repo_type="dataset")
+    except SettingsError:
+        raise
     except Exception as error:  # the type depends on the HTTP client
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise RunError(

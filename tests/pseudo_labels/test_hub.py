@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import huggingface_hub.constants
 import pytest
 
-from distil_ray.errors import ExitCode, RunError
+from distil_ray.errors import ExitCode, RunError, SettingsError
 from tests.pseudo_labels.conftest import Set
 from tests.support.fake_hub import FakeHub, serve_hub
 
@@ -34,6 +34,20 @@ def test_an_upload_adds_new_shards_and_removes_old_ones(labels: Set, hub: FakeHu
 
     assert code == ExitCode.DONE and "pushed" in printed
     assert {name: data for name, data in hub.files.items() if name != "README.md"} == _shards(labels)
+
+
+def test_files_of_something_else_in_the_repository_are_not_deleted(labels: Set, hub: FakeHub) -> None:
+    others = {"README.md": b"my card", "data/train-00000-of-00001.parquet": b"my data", "data/speakers.csv": b"a"}
+    hub.files = dict(others)
+    labels.transcribe(*range(3))
+
+    with pytest.raises(SettingsError, match=r"labels.push_to_hub=owner/labels: .* data/train-00000-of-00001.parquet"):
+        labels.build(f"labels.push_to_hub={NAME}")
+
+    assert hub.files == others
+    del hub.files["data/train-00000-of-00001.parquet"]
+    labels.build(f"labels.push_to_hub={NAME}")
+    assert hub.files.keys() == {"README.md", "data/speakers.csv"} | _shards(labels).keys()
 
 
 def _shards(labels: Set) -> dict[str, bytes]:
