@@ -4,7 +4,7 @@ An example goes as a whole, also where it has utterances of other recordings: th
 The prompt of an example is the text of its speaker's example before, so the examples of a speaker lose their prompts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
 
 PROMPT = "condition_on_prev"
+# Folder of a data set -> the columns with the names of a row's utterances, and with their sources.
+COLUMNS = {DATA: ("utterance_ids", "utterance_sources"), REJECTED_FOLDER: ("id", "utterance_source")}
 
 
 def clear_labels(request: Request, tree: OutputTree, storage: Storage, *, apply: bool) -> int:
@@ -44,42 +46,43 @@ def clear_labels(request: Request, tree: OutputTree, storage: Storage, *, apply:
 
 def find_examples(request: Request, tree: OutputTree, storage: Storage) -> Iterator[tuple[str, str]]:
     """Yields example and source of the utterances in a data set that are of the recordings, of whatever version."""
-    dataset = join(tree.uri, DATASET)
-
-    def read(uri: str) -> list[tuple[str, str]]:
-        columns = ["id", "utterance_ids", "utterance_sources"]
-        if f"/{REJECTED_FOLDER}/" in uri:
-            columns = ["id", "id", "utterance_source"]
-        with storage.open(uri) as file:
-            table = open_parquet(file).read(list(dict.fromkeys(columns)))
-        found = []
-        for example, utterances, sources in zip(*(table[name].to_pylist() for name in columns), strict=True):
-            pairs = zip(utterances, sources, strict=True) if isinstance(utterances, list) else [(utterances, sources)]
-            found += [(example, one.partition("-")[0]) for name, one in pairs if request.has_utterance(name)]
-        return found
-
-    uris = [uri for folder in (DATA, REJECTED_FOLDER) for uri in list_data_files(join(dataset, folder), storage)]
-    for some in ordered_parallel_map(read, uris, num_request_threads(dataset)):
-        yield from some
+    for folder, (name_column, source_column) in COLUMNS.items():
+        columns = ["id", name_column, source_column]
+        for _, table in _iter_tables(join(tree.uri, DATASET, folder), columns, storage):
+            for example, names, sources in zip(*(table[column].to_pylist() for column in columns), strict=True):
+                pairs = zip(_listed(names), _listed(sources), strict=True)
+                yield from (
+                    (example, source.partition("-")[0]) for name, source in pairs if request.has_utterance(name)
+                )
 
 
-def _clear_prompts(doomed: set[bytes], dataset: str, storage: Storage) -> None:
-    """Removes the prompts of the speakers of doomed examples. Done before these go, so that it can be repeated."""
-    columns = ["speaker", "utterance_sources", PROMPT]
+def _iter_tables(folder: str, columns: Sequence[str], storage: Storage) -> Iterator[tuple[str, pa.Table]]:
+    """Yields the URI of each file of a folder, and some of its columns."""
 
     def read(uri: str) -> tuple[str, pa.Table]:
         with storage.open(uri) as file:
-            return uri, open_parquet(file).read(columns)
+            return uri, open_parquet(file).read(list(dict.fromkeys(columns)))
 
-    uris = list(list_data_files(join(dataset, DATA), storage))
-    tables = list(ordered_parallel_map(read, uris, num_request_threads(dataset)))
+    return ordered_parallel_map(read, list_data_files(folder, storage), num_request_threads(folder))
+
+
+def _listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _clear_prompts(doomed: set[bytes], dataset: str, storage: Storage) -> None:
+    """Removes the prompts of the speakers of doomed rows. Done before these go, so that it can be repeated.
+
+    Rejected utterances count, too: a prompt may be an earlier transcript of the recording.
+    """
     speakers = {
         speaker
-        for _, table in tables
-        for speaker, names in zip(table["speaker"].to_pylist(), table["utterance_sources"].to_pylist(), strict=True)
-        if speaker is not None and any(name.partition("-")[0].encode() in doomed for name in names)
+        for folder, (_, source_column) in COLUMNS.items()
+        for _, table in _iter_tables(join(dataset, folder), ["speaker", source_column], storage)
+        for speaker, sources in zip(table["speaker"].to_pylist(), table[source_column].to_pylist(), strict=True)
+        if speaker is not None and any(source.partition("-")[0].encode() in doomed for source in _listed(sources))
     }
-    for uri, table in tables:
+    for uri, table in list(_iter_tables(join(dataset, DATA), ["speaker", PROMPT], storage)):
         pairs = zip(table["speaker"].to_pylist(), table[PROMPT].is_valid().to_pylist(), strict=True)
         if any(has_prompt and speaker in speakers for speaker, has_prompt in pairs):
             _without_prompts(uri, speakers, storage)

@@ -40,3 +40,31 @@ def test_utterances_packed_with_a_forgotten_one_are_packed_again(labels: Set) ->
     assert len(labels.utterances()) < 11
     labels.build()
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips[1:])
+
+
+def test_prompts_lose_an_earlier_transcript_of_a_recording_that_is_rejected_now(labels: Set) -> None:
+    labels.transcribe(*range(1, 12))
+    labels.transcribe(0, task=1)
+    labels.build("labels.packing=none")
+    gone = labels.clips[0]
+    said = next(example for example in labels.examples() if example["id"] == gone["id"])["transcript"]
+    labels.transcribe(0, task=1, fingerprint="e" * 16, text=" Something else altogether.")
+    labels.build("labels.packing=none")
+    assert [row["id"] for row in labels.rejected()] == [gone["id"]]
+    assert said in [labels.tokens.decode(one["condition_on_prev"] or []) for one in labels.examples()]
+
+    forget(labels.output, f"recordings={gone['id']}")
+
+    assert labels.rejected() == []
+    assert said not in [labels.tokens.decode(one["condition_on_prev"] or []) for one in labels.examples()]
+
+
+def test_a_recording_leaves_the_data_set_of_an_output_below_a_folder_named_rejected(labels: Set) -> None:
+    labels.output = f"{labels.root}/rejected/output"
+    labels.transcribe(*range(12))
+    labels.build("labels.packing=none")
+
+    code, _ = forget(labels.output, f"recordings={labels.clips[0]['id']}")
+
+    assert code == ExitCode.DONE
+    assert labels.utterances() == sorted(clip["id"] for clip in labels.clips[1:])
