@@ -283,7 +283,10 @@ def _to_be_replaced(source: LabelSource) -> list[DatasetFile]:
     if choice == "keep":
         return []
     if choice == "fail" and any(one.is_data for one in others):
-        differing = ", ".join(sorted(_differing(others[0].settings, source.settings))) or "the version of this program"
+        before, now = json.loads(others[0].settings), json.loads(source.settings)
+        differing = ", ".join(sorted(_differing(before, now))) or "the version of this program"
+        if not before:
+            differing = f"{others[0].uri} does not state them"
         raise SettingsError(
             f"{source.dataset_uri}: its examples were made with other settings ({differing}). Set"
             " output.on_settings_change to redo (make all examples again) or keep (keep them and add new ones), or"
@@ -310,9 +313,9 @@ def _replace(replaced: list[DatasetFile], source: LabelSource, outcome: BuildRes
     return True
 
 
-def _differing(before: str, now: str) -> Iterator[str]:
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     """Returns the dotted names of the settings that differ."""
-    old, new = (_flat(json.loads(text)) for text in (before, now))
+    old, new = _flat(before), _flat(now)
     return (key for key in {*old, *new} if old.get(key) != new.get(key))
 
 

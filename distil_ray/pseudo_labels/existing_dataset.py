@@ -56,8 +56,9 @@ def format_utterance_source(source: str, index: int, count: int) -> str:
 class DatasetFile:
     """A Parquet file of the data set.
 
-    `names`: the utterances of each row, without those that are to be retried. `is_older`: a file of examples that lacks
-    columns which were added later.
+    `settings`: those that made it, as JSON; ``{}`` if the file does not state them, as after a rewrite by another
+    program. `names`: the utterances of each row, without those that are to be retried. `is_older`: a file of examples
+    that lacks columns which were added later.
     """
 
     uri: str
@@ -175,7 +176,7 @@ def read_dataset_file(uri: str, is_data: bool, storage: Storage) -> DatasetFile:
         with storage.open(uri) as file:
             parquet = open_parquet(file)
             rows = parquet.read([column] if is_data else [column, "is_final"]).to_pylist()
-            settings = (parquet.schema_arrow.metadata or {}).get(SETTINGS_KEY, b"").decode()
+            settings = (parquet.schema_arrow.metadata or {}).get(SETTINGS_KEY, b"{}").decode()
             is_older = is_data and not set(EXAMPLE.names) <= set(parquet.schema_arrow.names)
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:300]

@@ -8,12 +8,11 @@ data set of two kinds. Otherwise the transcripts decide. The settings of a data 
 import json
 from typing import Any, NamedTuple
 
-import pyarrow.parquet as pq
-
 from distil_ray.config import LabelsConfig
 from distil_ray.output.ledger import Ledger, list_data_files
 from distil_ray.output.ledger_rows import current_rows, read_rows
-from distil_ray.pseudo_labels.dataset_schema import DATA, SETTINGS_KEY
+from distil_ray.pseudo_labels.dataset_schema import DATA
+from distil_ray.pseudo_labels.existing_dataset import read_dataset_file
 from distil_ray.schema import parse_metadata
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
@@ -47,9 +46,7 @@ def _find_existing_packing(dataset_uri: str, settings: str, storage: Storage) ->
     """Returns the packing of the first file of examples whose other settings are the same; None without such a file."""
     _, wanted = _split_settings(settings)
     for uri in list_data_files(join(dataset_uri, DATA), storage):
-        with storage.open(uri) as file:
-            metadata = pq.read_schema(file).metadata or {}
-        packing, others = _split_settings(metadata.get(SETTINGS_KEY, b"{}").decode())
+        packing, others = _split_settings(read_dataset_file(uri, True, storage).settings)
         if others == wanted:
             return packing
     return None

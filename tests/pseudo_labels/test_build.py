@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from distil_ray.config.loader import dump_config, load_config
-from distil_ray.errors import ExitCode, SettingsError
+from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.evaluation.normalizers import name_with_versions
 from distil_ray.pseudo_labels import build as building
 from distil_ray.pseudo_labels.shards import ShardContext, make_shard
@@ -302,6 +302,29 @@ def test_examples_without_audio_are_left_out_and_retried(labels: Set) -> None:
 
     assert code == ExitCode.DONE and labels.rejected() == []
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
+
+
+def test_a_file_that_another_program_has_rewritten_is_an_error_with_remedies(labels: Set) -> None:
+    labels.transcribe(*ALL[:3])
+    labels.build()
+    (name,) = labels.files("data")
+    path = Path(labels.dataset, "data", name)
+    pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+
+    with pytest.raises(SettingsError, match=rf"other settings \(.*{name} does not state them\)"):
+        labels.build()
+
+    assert labels.build("output.on_settings_change=keep")[0] == ExitCode.DONE
+
+
+def test_a_damaged_file_is_an_error_with_its_remedy(labels: Set) -> None:
+    labels.transcribe(*ALL[:3])
+    labels.build()
+    (name,) = labels.files("data")
+    path = Path(labels.dataset, "data", name)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RunError, match=rf"{name}: cannot be read as a part of the data set .*Delete it"):
+        labels.build()
 
 
 def test_changed_audio_is_not_used_with_an_old_transcript(labels: Set) -> None:
