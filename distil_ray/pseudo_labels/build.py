@@ -357,7 +357,8 @@ def _plan(
     missing = (one for one in source.score_utterances(ledger, todo) if existing.wants(one.row["source"]))
     requires_speaker = source.requires_speaker and not existing.num_examples
     kept = _filter_utterances(missing, counts, rejected, labels, requires_speaker=requires_speaker)
-    shards = plan_shards(kept, labels, source.tokens, source.config.decoding.task, work.settings)
+    task = source.config.decoding.task
+    shards = plan_shards(kept, labels, source.tokens, task, work.settings, alone=existing.unread)
     for shard in shards:
         storage.put(join(work.plan_uri, shard.name), to_parquet_bytes(shard.rows))
     storage.put(join(work.plan_uri, PLAN_COMPLETE), work.settings.encode())

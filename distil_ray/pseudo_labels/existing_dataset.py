@@ -57,8 +57,8 @@ class DatasetFile:
     """A Parquet file of the data set.
 
     `settings`: those that made it, as JSON; ``{}`` if the file does not state them, as after a rewrite by another
-    program. `names`: the utterances of each row, without those that are to be retried. `is_older`: a file of examples
-    that lacks columns which were added later.
+    program. `names`: the utterances of each row, without those that are to be retried, which are `unread`. `is_older`:
+    a file of examples that lacks columns which were added later.
     """
 
     uri: str
@@ -66,6 +66,7 @@ class DatasetFile:
     names: tuple[tuple[str, ...], ...]
     is_data: bool
     is_older: bool
+    unread: tuple[str, ...] = ()
 
     @property
     def sources(self) -> SourceKeys:
@@ -103,6 +104,11 @@ class ExistingDataset:
     @property
     def num_examples(self) -> int:
         return sum(len(one.names) for one in self.files if one.is_data)
+
+    @property
+    def unread(self) -> frozenset[str]:
+        """The utterances of examples whose audio could not be read."""
+        return frozenset(chain.from_iterable(one.unread for one in self.files))
 
     def wants(self, name: str) -> bool:
         """True if an utterance of a source that is not settled is missing."""
@@ -184,7 +190,8 @@ def read_dataset_file(uri: str, is_data: bool, storage: Storage) -> DatasetFile:
             f"{uri}: cannot be read as a part of the data set ({reason}). Delete it: the next build restores its rows"
         ) from error
     names = (tuple(row[column]) if is_data else (row[column],) if row["is_final"] else () for row in rows)
-    return DatasetFile(uri, settings, tuple(names), is_data, is_older)
+    unread = () if is_data else (row[column] for row in rows if not row["is_final"])
+    return DatasetFile(uri, settings, tuple(names), is_data, is_older, tuple(unread))
 
 
 def _rewrite(uri: str, stays: NDArray[np.bool_], storage: Storage) -> None:

@@ -8,8 +8,9 @@ write the shards fetch it.
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,27 @@ class PlannedShard:
 
 
 def plan_shards(
-    utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, task: str, settings: str
+    utterances: Iterable[Row],
+    config: LabelsConfig,
+    tokens: Tokens,
+    task: str,
+    settings: str,
+    alone: Collection[str] = (),
 ) -> Iterator[PlannedShard]:
-    """Yields the shards of rows of `UTTERANCE`, given in any order; `settings` are the data set's, as JSON."""
+    """Yields the planned shards.
+
+    Args:
+        utterances: Rows of `UTTERANCE`, in any order.
+        config: Section `labels`.
+        tokens: The teacher's tokenizer.
+        task: `decoding.task`.
+        settings: Settings of the data set, as JSON.
+        alone: Sources of utterances that are not joined with others, whatever the packing: the audio of an example with
+            them could not be read, and the others of that example may have theirs.
+    """
     with tempfile.TemporaryDirectory(prefix="distil-ray-labels-") as folder:
         spill = Path(folder) / "utterances.arrow"
-        keys = _spill(utterances, config, tokens, spill)
+        keys = _spill(utterances, partial(_keys_of, config=config, tokens=tokens, alone=alone), spill)
         if not keys.num_rows:
             return
         order = pc.sort_indices(
@@ -120,7 +136,7 @@ def plan_shards(
                 )
 
 
-def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path: Path) -> pa.Table:
+def _spill(utterances: Iterable[Row], keys_of: Callable[[Row], Row], path: Path) -> pa.Table:
     """Writes the utterances to a local file; returns their `_KEYS`, in the same order."""
     keys: list[pa.RecordBatch] = []
     waiting: list[Row] = []
@@ -128,7 +144,7 @@ def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path
 
         def flush() -> None:
             sink.write_batch(pa.RecordBatch.from_pylist(waiting, schema=UTTERANCE))
-            keys.append(pa.RecordBatch.from_pylist([_keys_of(row, config, tokens) for row in waiting], schema=_KEYS))
+            keys.append(pa.RecordBatch.from_pylist(list(map(keys_of, waiting)), schema=_KEYS))
             waiting.clear()
 
         for row in utterances:
@@ -140,17 +156,18 @@ def _spill(utterances: Iterable[Row], config: LabelsConfig, tokens: Tokens, path
     return pa.Table.from_batches(keys, schema=_KEYS)
 
 
-def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens) -> Row:
+def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens, alone: Collection[str]) -> Row:
     location = row["location"] or {}
     group = format_split_group(row["speaker"], row["uri"], location)
     speaker_key = f"{group}\0{row['language']}"
     recording = f"{speaker_key}\0{row['source'].partition('-')[0]}"
+    pack = speaker_key if config.packing == "speaker" and row["speaker"] else recording
     where = f"{format_file_key(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"
     return {
         "split": assign_split(group, config),
         "speaker": speaker_key,
         "context": speaker_key if row["speaker"] else recording,
-        "pack": speaker_key if config.packing == "speaker" and row["speaker"] else recording,
+        "pack": f"{pack}\0{row['source']}" if row["source"] in alone else pack,
         "order": re.sub(r"\d+", lambda found: found[0].zfill(NUMBER_DIGITS), where),
         "start": row["start"],
         "num_samples": row["num_samples"],

@@ -304,6 +304,22 @@ def test_examples_without_audio_are_left_out_and_retried(labels: Set) -> None:
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
 
 
+def test_missing_audio_keeps_only_its_own_utterance_out_of_the_data_set(labels: Set) -> None:
+    labels.transcribe(*ALL)
+    (labels.root / "clips" / Path(labels.clips[4]["uri"]).name).unlink()
+    labels.build()
+    lost = {row["id"] for row in labels.rejected()}
+    assert lost > {labels.clips[4]["id"]}, "the utterances that it was joined with"
+
+    labels.build()
+
+    assert {row["id"] for row in labels.rejected()} == {labels.clips[4]["id"]}
+    assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
+    before = labels.files("data")
+    labels.build()
+    assert labels.files("data") == before
+
+
 def test_a_file_that_another_program_has_rewritten_is_an_error_with_remedies(labels: Set) -> None:
     labels.transcribe(*ALL[:3])
     labels.build()
