@@ -100,7 +100,7 @@ def lazy_tensor(value: "torch.Tensor") -> Tensor:
 
     def load() -> Array:
         numbers = value.float() if value.dtype == torch.bfloat16 else value
-        array: Array = numbers.contiguous().numpy()
+        array: Array = numbers.detach().contiguous().numpy()  # a parameter has gradients
         return array
 
     return Tensor(tuple(value.shape), FLOAT16 if value.dtype == torch.float16 else FLOAT32, load)

@@ -51,6 +51,14 @@ def test_bfloat16_becomes_float32_of_the_same_numbers(small_file: Path, tmp_path
     assert np.array_equal(found.load(), content["model_state_dict"]["decoder.ln.bias"].float().numpy())
 
 
+def test_parameters_that_require_gradients_are_read_as_their_numbers(small_file: Path, tmp_path: Path) -> None:
+    content = torch.load(small_file, weights_only=True)
+    state = {name: torch.nn.Parameter(each) for name, each in content["model_state_dict"].items()}
+    torch.save({**content, "model_state_dict": state}, tmp_path / "model.pt")
+
+    assert_same_tensors(openai.read(tmp_path / "model.pt"), openai.read(small_file))
+
+
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
