@@ -102,7 +102,17 @@ class Sizes:
 
     @property
     def dimensions(self) -> dict[str, int]:
-        """OpenAI's model dimensions, in the order of whisper.cpp's header."""
+        """OpenAI's model dimensions, in the order of whisper.cpp's header.
+
+        Raises:
+            WeightsError: The dimensions do not state a size, and it is not the one that their programs derive.
+        """
+        for name in ("encoder_ffn_dim", "decoder_ffn_dim"):
+            if getattr(self, name) != 4 * self.d_model:
+                raise WeightsError(
+                    f"{name}={getattr(self, name)}: in the formats of OpenAI and whisper.cpp it is always four times"
+                    f" the width ({4 * self.d_model})"
+                )
         return {theirs: getattr(self, ours) for theirs, ours in DIMENSIONS.items()}
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from distil_ray.commands.main import main
 from distil_ray.storage.storage import Storage
 from distil_ray.whisper.download import fetch_weights
-from distil_ray.whisper.formats import ggml
+from distil_ray.whisper.formats import ggml, openai
 from distil_ray.whisper.formats.ggml_blocks import QUANTIZED
 from distil_ray.whisper.formats.hugging_face import read_folder, write_folder
 from distil_ray.whisper.formats.writers import FORMATS, write_weights
@@ -115,6 +115,14 @@ def test_a_dtype_that_a_format_lacks_is_refused_with_those_it_has(
 def test_a_vocabulary_that_a_program_cannot_know_is_refused(name: str, model: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=f"has {VOCAB_SIZE} vocabulary entries"):
         write_weights(model, tmp_path / "x", name)
+
+
+@pytest.mark.parametrize("side", ["encoder", "decoder"])
+def test_a_feed_forward_width_that_a_format_cannot_state_is_refused(side: str, tmp_path: Path) -> None:
+    checkpoint = random_checkpoint(with_sizes(**{f"{side}_ffn_dim": 96}))
+    for write in (openai.write, ggml.write):
+        with pytest.raises(WeightsError, match=rf"{side}_ffn_dim=96: .* four times the width \(128\)"):
+            write(checkpoint, tmp_path / "x")
 
 
 def damage_weights(folder: Path) -> None:
