@@ -24,8 +24,9 @@ CONFIG_FILES = (
     "normalizer.json",
 )
 # Whole or sharded. The *.fp32* variants in some repositories do not match.
+WEIGHTS = "model.safetensors"
 SHARD_INDEX = "model.safetensors.index.json"
-WEIGHT_FILES = ("model.safetensors", SHARD_INDEX, "model-?????-of-?????.safetensors")
+WEIGHT_FILES = (WEIGHTS, SHARD_INDEX, "model-?????-of-?????.safetensors")
 PYTORCH_FILES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-?????-of-?????.bin")
 CTRANSLATE2_FILES = ("model.bin", "vocabulary.json", "vocabulary.txt")
 TOKENIZER = "tokenizer.json"
@@ -148,6 +149,22 @@ def copy_remote(name: str, files: Iterable[str], reader: FolderReader, folder: P
     """Copies `files` of the remote folder `name` to a local folder."""
     for file in files:
         reader.copy_file(f"{name.rstrip('/')}/{file}", folder / file)
+
+
+def list_safetensors(folder: Path) -> list[Path]:
+    """Returns the files of a local folder's weights as transformers chooses them: the whole one, else those that the
+    index lists. Other safetensors files, such as those of a second model that was trained along, do not belong to it.
+
+    Raises:
+        WeightsError: There is neither.
+    """
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    try:
+        index = json.loads((folder / SHARD_INDEX).read_text(encoding="utf-8"))
+        return [folder / name for name in sorted({Path(name).name for name in index["weight_map"].values()})]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{folder}: has no {WEIGHTS} and no usable {SHARD_INDEX} ({error!r})") from error
 
 
 def missing_shards(folder: Path) -> list[str]:

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distil_ray.whisper.model_folders import SHARD_INDEX
+from distil_ray.whisper.model_folders import list_safetensors
 from distil_ray.whisper.weights_cache import WeightsError
 
-WEIGHTS = "model.safetensors"
 MAX_HEADER_BYTES = 100 * 2**20  # the limit of the format
 MAX_KEPT_ROWS = 8192  # of `StoredRows`; texts of one language use a few thousand tokens
 MIN_KEPT_ROWS = 256  # allocated at first
@@ -57,8 +56,8 @@ class StoredTensors:
         """
         self._folder = folder
         self._entries: dict[str, _Entry] = {}
-        for name in _weight_files(folder):
-            self._entries |= _read_header(folder / name)
+        for path in list_safetensors(folder):
+            self._entries |= _read_header(path)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -129,16 +128,6 @@ class StoredRows:
         self._kept[self._num_kept : needed] = read
         self._places[missing] = torch.arange(self._num_kept, needed)
         self._num_kept = needed
-
-
-def _weight_files(folder: Path) -> list[str]:
-    if (folder / WEIGHTS).exists():
-        return [WEIGHTS]
-    try:
-        index = json.loads((folder / SHARD_INDEX).read_text(encoding="utf-8"))
-        return sorted({Path(name).name for name in index["weight_map"].values()})
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise WeightsError(f"{folder}: has no {WEIGHTS} and no usable {SHARD_INDEX} ({error!r})") from error
 
 
 def _read_header(path: Path) -> dict[str, _Entry]:

@@ -20,10 +20,9 @@ from torch import Tensor
 
 from distil_ray.whisper.companion_files import add_companion_files
 from distil_ray.whisper.formats.model_files import write_json
-from distil_ray.whisper.model_folders import SHARD_INDEX, is_weight_file
-from distil_ray.whisper.weights_cache import WeightsError
+from distil_ray.whisper.formats.tensors import full_name
+from distil_ray.whisper.model_folders import SHARD_INDEX, WEIGHTS, list_safetensors
 
-WEIGHTS = "model.safetensors"
 RANDOM_STD = 0.02  # standard deviation of randomly initialized weights, as in the training of Whisper
 
 _DECODER_LAYER = re.compile(r"(model\.decoder\.layers\.)(\d+)(\..+)")
@@ -57,6 +56,7 @@ def create_student(
 
     Raises:
         ValueError: The teacher does not have that many layers.
+        WeightsError: It has no safetensors.
     """
     config = json.loads((teacher / "config.json").read_text(encoding="utf-8"))
     layers = evenly_spaced_layers(config["decoder_layers"], kept)
@@ -94,15 +94,12 @@ def renumber_alignment_heads(generation: dict[str, Any], new_numbers: dict[int, 
 
 def _renumbered(teacher: Path, new_numbers: dict[int, int]) -> Iterator[tuple[str, Tensor]]:
     """Yields the tensors that a student keeps, with their names in the student."""
-    files = [path for path in sorted(teacher.iterdir()) if is_weight_file(path.name) and path.suffix == ".safetensors"]
-    if not files:
-        raise WeightsError(f"{teacher}: has no safetensors")
-    for path in files:
+    for path in list_safetensors(teacher):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
-                part = _DECODER_LAYER.fullmatch(name)
+                part = _DECODER_LAYER.fullmatch(full_name(name))
                 if part is None:
-                    yield name, tensors.get_tensor(name)
+                    yield full_name(name), tensors.get_tensor(name)
                 elif int(part[2]) in new_numbers:
                     yield f"{part[1]}{new_numbers[int(part[2])]}{part[3]}", tensors.get_tensor(name)
 

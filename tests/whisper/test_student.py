@@ -1,6 +1,7 @@
 """Students have the right layers under the right names, and matching configuration files."""
 
 import json
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from transformers import WhisperProcessor
@@ -140,6 +142,21 @@ def _write_teacher(folder: Path, source: Path, given_as: str) -> None:
     for name in ("config.json", "generation_config.json", "model.safetensors"):
         if not (folder / name).exists():
             (folder / name).symlink_to(source / name)
+
+
+def test_layers_are_chosen_whatever_the_prefix_of_their_names(whisper_tiny_en: Path, tmp_path: Path) -> None:
+    """Names of a saved `WhisperModel` lack the first part."""
+    teacher, student, expected = (tmp_path / name for name in ("teacher", "student", "expected"))
+    for folder in (student, expected):
+        folder.mkdir()
+    shutil.copytree(whisper_tiny_en, teacher)
+    tensors = load_file(teacher_file(teacher))
+    save_file({name.removeprefix("model."): each for name, each in tensors.items()}, teacher_file(teacher))
+
+    create_student(teacher, student, 2)
+
+    create_student(whisper_tiny_en, expected, 2)
+    assert teacher_file(student).read_bytes() == teacher_file(expected).read_bytes()
 
 
 def test_a_student_keeps_the_files_of_its_teacher(whisper_tiny_en: Path, tmp_path: Path) -> None:

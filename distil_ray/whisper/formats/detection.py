@@ -4,9 +4,9 @@ from pathlib import Path
 
 from distil_ray.whisper.formats import ctranslate2, ggml, openai, torch_files
 from distil_ray.whisper.formats.hugging_face import COMPANIONS, FetchVocabulary, save_tensors, write_folder
-from distil_ray.whisper.formats.hugging_face import WEIGHTS as SAFETENSORS
 from distil_ray.whisper.formats.model_files import read_json, write_json
 from distil_ray.whisper.formats.tensors import Checkpoint, check_tensors, tied_config
+from distil_ray.whisper.model_folders import WEIGHTS
 from distil_ray.whisper.weights_cache import WeightsError
 
 HEAD_BYTES = 64
@@ -55,7 +55,7 @@ def _convert_pytorch(source: Path, folder: Path) -> None:
     except KeyError as error:
         raise WeightsError(f"config.json: has no {error.args[0]}; it must be that of a Whisper model") from error
     check_tensors(checkpoint.source, checkpoint.sizes, checkpoint.tensors)
-    save_tensors(checkpoint.tensors, folder / SAFETENSORS)
+    save_tensors(checkpoint.tensors, folder / WEIGHTS)
     for path in sorted(source.iterdir()):
         if path.suffix in (".json", ".txt") and path.name != torch_files.INDEX:
             (folder / path.name).write_bytes(path.read_bytes())

@@ -34,6 +34,7 @@ from distil_ray.whisper.formats.tensors import (
     Tensor,
     check_tensors,
     drop_projection,
+    full_name,
     tied_config,
 )
 from distil_ray.whisper.formats.vocabulary import (
@@ -44,9 +45,9 @@ from distil_ray.whisper.formats.vocabulary import (
     require_known_size,
     suppressed_tokens,
 )
+from distil_ray.whisper.model_folders import WEIGHTS, list_safetensors
 from distil_ray.whisper.weights_cache import WeightsError
 
-WEIGHTS = "model.safetensors"
 COMPANIONS = (  # files of a Hugging Face folder that may lie beside weights in another format
     "config.json",
     "generation_config.json",
@@ -180,7 +181,7 @@ def read_folder(folder: Path) -> Checkpoint:
     if sizes.vocab_size in NUM_TEXT_TOKENS:  # others may have entries without a token
         check_tokenizer(str(folder), tokenizer, sizes.vocab_size)
     tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in list_safetensors(folder):
         tensors |= _safetensors(path)
     tensors = drop_projection(str(folder), config, tensors)
     check_tensors(str(folder), sizes, tensors)
@@ -205,5 +206,5 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     for name in file.keys():  # noqa: SIM118 - no mapping
         part = file.get_slice(name)
         dtype = FLOAT16 if part.get_dtype() == "F16" else FLOAT32
-        found[name] = Tensor(tuple(part.get_shape()), dtype, partial(load, name))
+        found[full_name(name)] = Tensor(tuple(part.get_shape()), dtype, partial(load, name))
     return found

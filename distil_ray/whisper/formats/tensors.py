@@ -198,6 +198,11 @@ def _pair(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
+def full_name(name: str) -> str:
+    """Returns the name in a `WhisperForConditionalGeneration`: those of a saved `WhisperModel` lack the first part."""
+    return f"model.{name}" if name.startswith(("encoder.", "decoder.")) else name
+
+
 def drop_projection(source: str, config: Json, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors without the output projection, which is the embedding of tokens once more.
 

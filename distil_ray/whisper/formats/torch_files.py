@@ -11,7 +11,17 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
-from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, Array, Checkpoint, Json, Sizes, Tensor, drop_projection
+from distil_ray.whisper.formats.tensors import (
+    FLOAT16,
+    FLOAT32,
+    Array,
+    Checkpoint,
+    Json,
+    Sizes,
+    Tensor,
+    drop_projection,
+    full_name,
+)
 from distil_ray.whisper.weights_cache import WeightsError
 
 if TYPE_CHECKING:
@@ -122,6 +132,7 @@ def read_pytorch(folder: Path, config: Json) -> Checkpoint:
         if not isinstance(state, dict):
             raise WeightsError(f"{name}: must be a state dict; found {type(state).__name__}")
         tensors |= torch_tensors(name, state)
+    tensors = {full_name(name): tensor for name, tensor in tensors.items()}
     return Checkpoint(WEIGHTS, Sizes.from_config(config), drop_projection(WEIGHTS, config, tensors))
 
 

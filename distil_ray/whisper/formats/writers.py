@@ -11,10 +11,11 @@ import numpy as np
 from distil_ray.whisper.companion_files import add_companion_files
 from distil_ray.whisper.formats import ctranslate2, ggml, onnx, openai
 from distil_ray.whisper.formats.ggml_blocks import QUANTIZED
-from distil_ray.whisper.formats.hugging_face import WEIGHTS, read_folder, save_tensors
+from distil_ray.whisper.formats.hugging_face import read_folder, save_tensors
 from distil_ray.whisper.formats.model_files import read_json, write_json
 from distil_ray.whisper.formats.tensors import FLOAT16, FLOAT32, Checkpoint, Tensor, tied_config
 from distil_ray.whisper.formats.vocabulary import require_known_size, text_tokens
+from distil_ray.whisper.model_folders import WEIGHTS
 from distil_ray.whisper.weights_cache import WeightsError
 
 AUTO = "auto"  # the dtype of the checkpoint

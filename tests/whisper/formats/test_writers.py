@@ -70,6 +70,25 @@ def test_float16_numbers_come_back_as_the_same_bits(name: str, model: Path, tmp_
         assert json.loads((found / file).read_text()) == json.loads((model / file).read_text()), file
 
 
+def test_safetensors_beside_the_checkpoint_are_not_part_of_it(model: Path, tmp_path: Path) -> None:
+    """Distil-Whisper's training script saves the teacher as model_1.safetensors beside the student."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, folder / "model_1.safetensors")
+
+    assert_same_tensors(read_folder(folder), read_folder(model))
+
+
+def test_the_names_of_a_saved_whisper_model_are_understood(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    save_file({name.removeprefix("model."): each for name, each in tensors.items()}, folder / "model.safetensors")
+
+    assert_same_tensors(read_folder(folder), read_folder(model))
+
+
 def test_a_projection_that_is_stored_twice_is_tied_in_what_is_written(model: Path, tmp_path: Path) -> None:
     """Where config.json says that it is not tied, transformers would initialize the missing one randomly."""
     folder, target = tmp_path / "model", tmp_path / "written"
