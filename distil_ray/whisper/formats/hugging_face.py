@@ -183,7 +183,7 @@ def read_folder(folder: Path) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     for path in list_safetensors(folder):
         tensors |= _safetensors(path)
-    tensors = drop_projection(str(folder), config, tensors)
+    tensors = drop_projection(str(folder), tensors)
     check_tensors(str(folder), sizes, tensors)
     generation = read_json(folder / "generation_config.json") or {}
     return Checkpoint(str(folder), sizes, tensors, tokenizer=tokenizer, generation=generation)

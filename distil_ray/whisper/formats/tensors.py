@@ -203,30 +203,26 @@ def full_name(name: str) -> str:
     return f"model.{name}" if name.startswith(("encoder.", "decoder.")) else name
 
 
-def drop_projection(source: str, config: Json, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def drop_projection(source: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the tensors without the output projection, which is the embedding of tokens once more.
 
     The config.json of such tensors is that of `tied_config`.
 
     Args:
         source: Name of the checkpoint, for messages.
-        config: Its config.json.
         tensors: Its tensors.
 
     Raises:
-        WeightsError: It is another matrix, which the formats cannot express.
+        WeightsError: It is another matrix, which the formats cannot express. Recognition and transformers 5 use such a
+            matrix, also where config.json says that it is tied.
     """
-    is_other = (
-        config.get("tie_word_embeddings") is False
-        and TIED in tensors
-        and EMBEDDING in tensors
-        and not np.array_equal(tensors[TIED].load(), tensors[EMBEDDING].load())
-    )
-    if is_other:
-        raise WeightsError(
-            f"{source}: its output projection ({TIED}) is not the embedding of tokens (tie_word_embeddings is false)."
-            " Only safetensors can be used of such a checkpoint: save it with save_pretrained"
-        )
+    if TIED in tensors and EMBEDDING in tensors:
+        projection, embedding = tensors[TIED].load(), tensors[EMBEDDING].load()
+        if not np.array_equal(projection, embedding):
+            raise WeightsError(
+                f"{source}: its output projection ({TIED}) is not the embedding of tokens. Only safetensors can be used"
+                " of such a checkpoint: save it with save_pretrained"
+            )
     return {name: tensor for name, tensor in tensors.items() if name != TIED}
 
 

@@ -133,7 +133,7 @@ def read_pytorch(folder: Path, config: Json) -> Checkpoint:
             raise WeightsError(f"{name}: must be a state dict; found {type(state).__name__}")
         tensors |= torch_tensors(name, state)
     tensors = {full_name(name): tensor for name, tensor in tensors.items()}
-    return Checkpoint(WEIGHTS, Sizes.from_config(config), drop_projection(WEIGHTS, config, tensors))
+    return Checkpoint(WEIGHTS, Sizes.from_config(config), drop_projection(WEIGHTS, tensors))
 
 
 def weight_files(folder: Path) -> list[str]:

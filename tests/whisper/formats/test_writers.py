@@ -104,6 +104,25 @@ def test_a_projection_that_is_stored_twice_is_tied_in_what_is_written(model: Pat
     assert torch.equal(module.proj_out.weight, projection["proj_out.weight"].float())
 
 
+@pytest.mark.parametrize("says_tied", [True, False])
+def test_a_projection_of_its_own_is_refused_whatever_the_config_says(
+    says_tied: bool, model: Path, tmp_path: Path
+) -> None:
+    """Recognition and transformers use it in both cases, so that what is written without it would be another model."""
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / "model.safetensors")
+    projection = {"proj_out.weight": 2 * tensors["model.decoder.embed_tokens.weight"]}
+    save_file(tensors | projection, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": says_tied}))
+    assert torch.equal(
+        load_model(folder, dtype="float32").module.proj_out.weight, projection["proj_out.weight"].float()
+    )
+    with pytest.raises(WeightsError, match=r"output projection .* is not the embedding of tokens"):
+        write_weights(folder, tmp_path / "x", "ctranslate2")
+
+
 def test_bfloat16_becomes_float32_of_the_same_numbers(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "bfloat16"
     folder.mkdir()
