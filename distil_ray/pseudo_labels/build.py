@@ -147,7 +147,7 @@ def report_result(
     return ExitCode.DONE
 
 
-LABELS_VERSION = 3  # increases when the code writes different examples for the same settings
+LABELS_VERSION = 4  # increases when the code writes different examples for the same settings
 PLAN_COMPLETE = "_COMPLETE"  # marker file in the plan's folder: the plan is complete
 # Settings that change no example and may differ between builds, such as `shard_audio_s`.
 SETTINGS_NOT_IN_EXAMPLES = {"shard_audio_s", "push_to_hub", "push_private"}

@@ -71,7 +71,7 @@ NUMBER_DIGITS = 12  # to which numbers in names are filled up, so that 9 comes b
 _KEYS = pa.schema(
     [
         ("split", pa.string()),
-        ("speaker", pa.string()),  # and language; where no speaker is known, the file
+        ("speaker", pa.string()),  # with language and license; where no speaker is known, the file
         (
             "context",
             pa.string(),
@@ -159,7 +159,7 @@ def _spill(utterances: Iterable[Row], keys_of: Callable[[Row], Row], path: Path)
 def _keys_of(row: Row, config: LabelsConfig, tokens: Tokens, alone: Collection[str]) -> Row:
     location = row["location"] or {}
     group = format_split_group(row["speaker"], row["uri"], location)
-    speaker_key = f"{group}\0{row['language']}"
+    speaker_key = f"{group}\0{row['language']}\0{row['license']}"  # an example has one of each
     recording = f"{speaker_key}\0{row['source'].partition('-')[0]}"
     pack = speaker_key if config.packing == "speaker" and row["speaker"] else recording
     where = f"{format_file_key(row['uri'], location)}\0{location.get('start_s') or 0:020.6f}\0{row['recording_id']}"

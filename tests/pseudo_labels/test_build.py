@@ -48,6 +48,20 @@ def test_an_example_is_the_concatenation_of_its_utterances(labels: Set) -> None:
         assert example["license"] == mine[0]["license"]
 
 
+def test_utterances_of_different_licenses_are_not_joined(labels: Set) -> None:
+    licenses = {0: "CC0-1.0", 1: "CC-BY-NC-4.0", 2: None}
+    for number, name in licenses.items():
+        labels.transcribe(number, task=number, metadata={"speaker": "austen"} | ({"license": name} if name else {}))
+
+    labels.build()
+
+    found = {example["license"]: example["utterance_ids"] for example in labels.examples()}
+    assert found == {name: [labels.clips[number]["id"]] for number, name in licenses.items()}
+    assert all(example["condition_on_prev"] is None for example in labels.examples())
+    card = Storage().read(join(labels.dataset, "README.md")).decode()
+    assert all(f"| {name or 'unknown'} | 0.00 |" in card for name in licenses.values())
+
+
 def test_the_prompt_of_an_example_is_the_previous_one_of_the_speaker(labels: Set) -> None:
     labels.transcribe(*ALL)
     labels.build("labels.packing=none")
