@@ -22,7 +22,7 @@ from distil_ray.schema import parse_chunk_language, parse_metadata
 from distil_ray.types import SAMPLE_RATE
 from distil_ray.whisper.tokenizer import Tokens
 
-LICENSE_NAMES = ("license", "licence")  # keys of metadata, in either spelling
+LICENSE_NAMES = ("license", "licence")  # keys of metadata, in upper or lower case
 PARTIAL_LOCATION_FIELDS = (
     "start_s",
     "length_s",
@@ -127,11 +127,12 @@ class UtteranceBuilder:
     def _head(self, row: Row) -> Row:
         names = ("recording_id", "uri", "source_size", "source_version", "location", "language")
         metadata = parse_metadata(row)
-        licenses = (self._config.license_column,) if self._config.license_column else LICENSE_NAMES
+        license_column = self._config.license_column
+        known = (metadata.get(license_column),) if license_column else _find_licenses(metadata)
         return {
             **{name: row[name] for name in names},
             "speaker": metadata.get(self._config.speaker_column),
-            "license": next((metadata[name] for name in licenses if metadata.get(name)), None),
+            "license": next(filter(None, known), None),
         }
 
     def _compare(self, row: Row, other: str | None) -> list[TextComparison | None]:
@@ -156,6 +157,11 @@ class UtteranceBuilder:
         if count_label_tokens(utterance["tokens"], self._tokens) + NUM_FRAMING_TOKENS > MAX_LABEL_TOKENS:
             yield "too_many_tokens"
         yield from list_rejection_reasons(utterance, self._config.filters)
+
+
+def _find_licenses(metadata: Mapping[str, str]) -> Iterator[str]:
+    """Yields the values of keys that are `LICENSE_NAMES`, in their order."""
+    return (value for name in LICENSE_NAMES for key, value in metadata.items() if key.lower() == name)
 
 
 def _position(row: Row, chunk: Row, channels: str) -> Row:

@@ -1,9 +1,11 @@
-"""An utterance is a chunk of a transcript, in the chunk's language."""
+"""An utterance is a chunk of a transcript, in the chunk's language and with the license of its recording."""
 
 from pathlib import Path
 
+import pytest
+
 from distil_ray.assistant_training.training_examples import training_chunks
-from distil_ray.config import Config
+from distil_ray.config import Config, LabelsConfig
 from distil_ray.evaluation.normalizers import name_with_versions
 from distil_ray.evaluation.wer import Scorer
 from distil_ray.pseudo_labels.utterances import UtteranceBuilder
@@ -32,3 +34,24 @@ def test_chunks_in_several_languages_are_utterances_in_theirs(whisper_base: Path
     english, basic = name_with_versions("whisper_english"), name_with_versions("whisper_basic")
     assert [one["normalizer"] for one in utterances] == [english, basic, english]
     assert [chunk.language for chunk in training_chunks(row)] == ["en", "de", "en"]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "column", "expected"),
+    [
+        ({"License": "CC0-1.0"}, None, "CC0-1.0"),
+        ({"LICENCE": "CC0-1.0", "license": ""}, None, "CC0-1.0"),
+        ({"licence": "other", "license": "CC0-1.0"}, None, "CC0-1.0"),
+        ({"license": "CC0-1.0", "rights": "mine"}, "rights", "mine"),
+        ({"license": "CC0-1.0"}, "rights", None),
+        ({"licenses": "many"}, None, None),
+    ],
+)
+def test_a_license_is_found_in_any_spelling_of_its_key(
+    whisper_tiny_en: Path, metadata: dict[str, str], column: str | None, expected: str | None
+) -> None:
+    config = LabelsConfig(license_column=column)
+    builder = UtteranceBuilder(config, Scorer(Config().scoring), Tokens.load(whisper_tiny_en), "transcribe")
+    row = transcript_row("a", status="failed", metadata=metadata)
+    (utterance,) = builder.build(row, "source", "mix", None)
+    assert utterance.row["license"] == expected
