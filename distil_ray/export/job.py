@@ -62,6 +62,7 @@ def export(config: Config, settings: ExportSettings, console: Console, *, plan_o
         )
     redactor = make_redactor(settings, storage, silences_audio=export_format.silences_audio)
     selection = Selection(ledger, settings, ChannelModes(output, config.input.channels, storage), storage)
+    selection.require_known_columns()
     if redactor is not None:
         selection.redact = redactor.redact
     target = Target(normalize(settings.to), storage, settings.overwrite)

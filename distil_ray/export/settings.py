@@ -67,7 +67,7 @@ class ExportSettings:
     where: tuple[str, ...] = option(
         (),
         "column:value conditions on the output or its metadata, separated by commas; all must hold. A minus excludes:"
-        " language:en,-speaker:12,-quality_flags:low_logprob",
+        " language:en,-speaker:12,-quality_flags:low_logprob. A name that no recording has is an error",
     )
     group: str = option(
         RECORDING,

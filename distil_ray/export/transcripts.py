@@ -5,14 +5,17 @@ bytes per row) and a few rows; only the columns that the format needs are read.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
-from distil_ray.export.settings import ExportSettings
+from distil_ray.cli.console import abbreviate
+from distil_ray.config.loader import nearest_keys
+from distil_ray.errors import SettingsError
+from distil_ray.export.settings import Condition, ExportSettings
 from distil_ray.languages import is_unsegmented
 from distil_ray.output.ledger import Ledger
 from distil_ray.output.ledger_rows import Row, current_rows, read_rows
@@ -38,6 +41,9 @@ BASE_COLUMNS = (
     ),
     *("model", "fingerprint", "run_id"),
 )
+
+# Columns that conditions compare: those with one value per recording, and the flags.
+COMPARED = frozenset(one.name for one in TRANSCRIPT if not pa.types.is_nested(one.type)) | {"quality_flags"}
 
 
 class NotExportableError(Exception):
@@ -140,6 +146,21 @@ class Selection:
         """Number of recordings in the whole output."""
         return len(np.unique(self.ledger.ids))
 
+    def require_known_columns(self) -> None:
+        """Raises `SettingsError` for a condition on a name that is no column of the output and in no metadata.
+
+        Rows are read only for conditions on metadata, and only until each of their keys was found.
+        """
+        wanted = [one for one in self.settings.conditions if one.column not in COMPARED]
+        keys: set[str] = set()
+        for row in self._rows(["recording_id", "metadata"]) if wanted else ():
+            keys.update(parse_metadata(row))
+            wanted = [one for one in wanted if one.column not in keys]
+            if not wanted:
+                return
+        for condition in wanted:
+            raise _unknown_column_error(condition, keys)
+
     def read(self, columns: Sequence[str]) -> Iterator[Transcript]:
         """Yields the transcripts in the order of the files.
 
@@ -164,8 +185,7 @@ class Selection:
 
     def _condition_columns(self) -> list[str]:
         """Returns the columns of the output that conditions name; other names are keys of the metadata."""
-        named = {condition.column for condition in self.settings.conditions}
-        return [column.name for column in TRANSCRIPT if column.name in named and not pa.types.is_nested(column.type)]
+        return [condition.column for condition in self.settings.conditions if condition.column in COMPARED]
 
     def _rows(self, columns: list[str]) -> Iterator[Row]:
         return read_rows(self.ledger, current_rows(self.ledger), columns, self.storage)
@@ -174,10 +194,27 @@ class Selection:
         if row["status"] not in self.settings.status:
             return f"status {row['status']}"
         for condition in self.settings.conditions:
-            column = condition.column
-            if not condition.holds(row[column] if column in row else parse_metadata(row).get(column)):
+            if not condition.holds(_compared_value(row, condition.column)):
                 return f"not {condition}"
         return None
+
+
+def _compared_value(row: Row, column: str) -> object:
+    """Returns what a row has in a column of `COMPARED`, or else under a key of its metadata."""
+    return row[column] if column in COMPARED else parse_metadata(row).get(column)
+
+
+def _unknown_column_error(condition: Condition, keys: Collection[str]) -> SettingsError:
+    """Returns the error for a condition on a column that cannot be compared or is unknown; `keys`: of all metadata."""
+    column = condition.column
+    if column in TRANSCRIPT.names:
+        return SettingsError(f"where={condition}: the column {column} has several values, which cannot be compared")
+    near = nearest_keys(column, [*sorted(keys), *sorted(COMPARED)], cutoff=0.5)
+    known = abbreviate(sorted(keys), len(keys)) or "none"
+    hint = f"Did you mean {near[0]}?" if near else f"Keys of the metadata: {known}"
+    return SettingsError(
+        f"where={condition}: {column} is neither a column of the output nor a key of its metadata. {hint}"
+    )
 
 
 def _spans(rows: Sequence[Row] | None, make: type[Any]) -> Any:

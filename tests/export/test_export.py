@@ -62,6 +62,30 @@ def test_a_choice_that_leaves_nothing_is_an_error_that_counts_why(tmp_path: Path
     assert not Path(f"{tmp_path}/to").exists() or files_below(f"{tmp_path}/to") == {}
 
 
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        ("speaker:7,-speeker:7", r"where=-speeker:7: speeker is neither a column .* Did you mean speaker\?"),
+        ("-langauge:de", r"langauge is neither a column .* Did you mean language\?"),
+        ("-zz:1", r"zz is neither a column .* Keys of the metadata: speaker"),
+        ("-words:hello", "the column words has several values"),
+    ],
+)
+def test_a_condition_on_a_name_that_no_recording_has_is_an_error(tmp_path: Path, condition: str, reason: str) -> None:
+    write_transcripts(f"{tmp_path}/out", MIXED)
+    for words in ([], ["group=call"]):
+        with pytest.raises(SettingsError, match=reason):
+            run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=txt", f"where={condition}", *words)
+    assert not Path(f"{tmp_path}/to").exists()
+
+
+def test_a_key_of_the_metadata_of_one_recording_is_known(tmp_path: Path) -> None:
+    words = transcript_row("w", metadata={"words": "12"})
+    write_transcripts(f"{tmp_path}/out", MIXED, [words, transcript_row("last", metadata={"room": "A"})])
+    run_export(f"{tmp_path}/out", f"{tmp_path}/txt", "format=srt", "where=-room:A,-words:12,-speaker:7")
+    assert set(files_below(f"{tmp_path}/txt")) == {"b.srt", "c#1.srt"}
+
+
 def test_of_several_rows_of_a_recording_the_present_one_is_exported(tmp_path: Path) -> None:
     old, new = (
         transcript_row("a", text=text, source_version=version) for text, version in (("old", "1"), ("new", "2"))
