@@ -50,6 +50,7 @@ class ExportFormat:
         call_file: Name of the one file of calls, for `Layout.LINES` with a `call_writer`.
         cue_writer: Renders subtitle cues, of a recording or of a call: (list of Cue) -> text of the file. It takes the
             place of `writer` and `call_writer`, and needs `subtitles.CUE_COLUMNS`.
+        cue_step_ms: Milliseconds that the times of cues are multiples of.
         highlights_words: Whether the `cue_writer` highlights words (``highlight_words``).
     """
 
@@ -63,6 +64,7 @@ class ExportFormat:
     call_writer: Callable[..., str] | None = None
     call_file: str = ""
     cue_writer: Callable[[Sequence[Cue]], str] | None = None
+    cue_step_ms: int = 1
     highlights_words: bool = False
 
     @property

@@ -157,8 +157,8 @@ def render_call_record(call: Call) -> str:
     )
 
 
-def build_call_cues(call: Call, settings: CueSettings) -> list[Cue]:
-    """Returns the subtitle cues of a call with their speakers, ordered by start.
+def build_call_cues(call: Call, settings: CueSettings, step: int = 1) -> list[Cue]:
+    """Returns the subtitle cues of a call with their speakers, ordered by start; for `step` see `build_cues`.
 
     Cues of different recordings may overlap.
 
@@ -172,7 +172,7 @@ def build_call_cues(call: Call, settings: CueSettings) -> list[Cue]:
         passages[turn.recording] += [Passage(time_words(phrase.spans), turn.speaker) for phrase in turn.phrases]
     cues: list[Cue] = []
     for own, offset_s, transcript in zip(passages, call.offsets_s, call.transcripts, strict=True):
-        cues += build_cues(own, settings, int((offset_s + transcript.duration_s) * 1000))
+        cues += build_cues(own, settings, int((offset_s + transcript.duration_s) * 1000), step)
     return sorted(cues, key=lambda cue: cue.start)
 
 

@@ -13,6 +13,7 @@ The words come in passages: segments, phrases or chunks. Cues are made in four s
 4. The words of each cue are distributed over lines (`line_breaks`).
 
 Times are in milliseconds from the first sample of the recording. Cues never overlap, and every word is in one cue.
+Where a format has coarser times, those of cues are rounded down to multiples of its step.
 
 The defaults follow two public guides. The Timed Text Style Guide of Netflix has 42 characters per line, two lines,
 5/6 s to 7 s per event and, for adult programs in most languages, 17 characters per second (20 in English). The Subtitle
@@ -113,20 +114,22 @@ class Cue:
         return line_text([word for line in self.lines for word in line])
 
 
-def build_cues(passages: Iterable[Passage], settings: CueSettings, duration: int) -> list[Cue]:
+def build_cues(passages: Iterable[Passage], settings: CueSettings, duration: int, step: int = 1) -> list[Cue]:
     """Returns the cues of passages, which do not overlap.
 
     Args:
         passages: In order of time, of one recording. Passages without words are skipped.
         settings: The limits.
-        duration: No cue ends later, in milliseconds. There are no cues if it is 0.
+        duration: No cue ends later, in milliseconds. There are no cues if it is less than `step`.
+        step: Milliseconds that the starts and ends of cues are multiples of.
     """
+    duration -= duration % step
     ordered = _order([passage for passage in passages if passage.words], duration)
     starts = [passage.words[0].start for passage in ordered[1:]]
     parts: list[Passage] = []
     for passage, following in zip(ordered, [*starts, duration], strict=False):
         parts += _Division(passage, settings, following).divide()
-    return _time_cues(_join_short(parts, settings, duration), settings, duration)
+    return _time_cues(_join_short(parts, settings, duration), settings, duration, step)
 
 
 def _order(passages: Sequence[Passage], duration: int) -> list[Passage]:
@@ -270,21 +273,22 @@ def _part_shown_ms(part: Passage, following: int, settings: CueSettings) -> int:
     return _shown_ms(words[0], words[-1], text_width(line_text(words)), settings, following)
 
 
-def _time_cues(parts: Sequence[Passage], settings: CueSettings, duration: int) -> list[Cue]:
-    """Returns a cue per part. Where no millisecond is left for a part, its words are added to the cue before it."""
+def _time_cues(parts: Sequence[Passage], settings: CueSettings, duration: int, step: int) -> list[Cue]:
+    """Returns a cue per part. Where no step is left for a part, its words are added to the cue before it."""
     timed: list[tuple[int, int, Passage]] = []
     starts = [*(part.words[0].start for part in parts[1:]), duration]
     for part, following in zip(parts, starts, strict=False):
         last = timed[-1][1] if timed else 0
-        start = max(part.words[0].start, last)
-        shown = _part_shown_ms(part, following, settings)
-        end = min(max(part.words[0].start + shown, start + 1), duration)
+        begin = part.words[0].start
+        start = max(begin - begin % step, last)
+        end = begin + _part_shown_ms(part, following, settings)
+        end = min(max(end - end % step, start + step), duration)
         if start < end:
             timed.append((start, end, part))
         elif timed:
             timed[-1] = (*timed[-1][:2], _join(timed[-1][2], part))
         elif duration:
-            timed.append((duration - 1, duration, part))
+            timed.append((duration - step, duration, part))
     return [_make_cue(start, end, part, settings) for start, end, part in timed]
 
 

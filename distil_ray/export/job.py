@@ -1,6 +1,6 @@
 """The export job: selects transcripts, writes them in a format, and reports counts and the exit code."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from itertools import chain
 
@@ -107,7 +107,7 @@ def _write(export_format: ExportFormat, selection: Selection, target: Target, co
         counts: ExportCounts = writer(transcripts, target, selection.settings.shard_mb, config)
         return counts
     if export_format.cue_writer is not None:
-        writer = _make_cue_renderer(export_format.cue_writer, build_transcript_cues, selection.settings.cues)
+        writer = _make_cue_renderer(export_format, build_transcript_cues, selection.settings.cues)
     elif export_format.reads_audio:
         assert writer is not None
         writer = writer(target.storage)
@@ -126,7 +126,7 @@ def _write_calls(export_format: ExportFormat, selection: Selection, target: Targ
     calls = _require_one(group_calls(rows, selection.read_call_ids(), selection.settings.turn_pause_s), selection)
     render = export_format.call_writer
     if export_format.cue_writer is not None:
-        render = _make_cue_renderer(export_format.cue_writer, build_call_cues, selection.settings.cues)
+        render = _make_cue_renderer(export_format, build_call_cues, selection.settings.cues)
     assert render is not None  # load_format has checked it
     if export_format.layout == Layout.FILE:
         return write_files(render, export_format.extension, calls, target)
@@ -134,9 +134,11 @@ def _write_calls(export_format: ExportFormat, selection: Selection, target: Targ
 
 
 def _make_cue_renderer(
-    cue_writer: Callable[[Sequence[Cue]], str], build: Callable[[Item, CueSettings], list[Cue]], settings: CueSettings
+    export_format: ExportFormat, build: Callable[[Item, CueSettings, int], list[Cue]], settings: CueSettings
 ) -> Callable[[Item], str]:
-    return lambda item: cue_writer(build(item, settings))
+    write = export_format.cue_writer
+    assert write is not None
+    return lambda item: write(build(item, settings, export_format.cue_step_ms))
 
 
 def _require_one(items: Iterable[Item], selection: Selection) -> Iterable[Item]:

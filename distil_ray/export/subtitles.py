@@ -22,8 +22,13 @@ PAUSE_S = 0.7  # between words without segments, after which a new passage begin
 _BREAKS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def build_transcript_cues(transcript: Transcript, settings: CueSettings) -> list[Cue]:
-    """Returns the cues of a transcript; none if it has no words or is shorter than a millisecond.
+def build_transcript_cues(transcript: Transcript, settings: CueSettings, step: int = 1) -> list[Cue]:
+    """Returns the cues of a transcript; none if it has no words or is shorter than a step.
+
+    Args:
+        transcript: A transcript with `CUE_COLUMNS`.
+        settings: The limits of cues.
+        step: See `build_cues`.
 
     Raises:
         NotExportableError: The transcript has neither segments nor words, and its chunks overlap, so that words near
@@ -40,7 +45,7 @@ def build_transcript_cues(transcript: Transcript, settings: CueSettings) -> list
         if not transcript.segments and any(after.start_s < before.end_s for before, after in pairwise(spans)):
             raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
         passages = [Passage(time_words([span])) for span in spans]
-    return build_cues(passages, settings, int(transcript.duration_s * 1000))
+    return build_cues(passages, settings, int(transcript.duration_s * 1000), step)
 
 
 def require_word_times(transcript: Transcript) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from distil_ray.errors import SettingsError
 from distil_ray.export.cues import Cue, CueSettings
-from distil_ray.export.formats.ass import render_ass
+from distil_ray.export.formats.ass import STEP_MS, render_ass
 from distil_ray.export.formats.srt import render_srt
 from distil_ray.export.formats.tsv import render_tsv
 from distil_ray.export.formats.vtt import render_vtt
@@ -100,6 +100,7 @@ def test_tables_and_substation_scripts_have_an_entry_per_cue(spans: list[Segment
     rows = [line.split("\t") for line in render_tsv(cues).split("\n")[1:-1]]
     assert [(int(start), int(end)) for start, end, _ in rows] == [(cue.start, cue.end) for cue in cues]
     assert ["".join(text.split()) for _, _, text in rows] == ["".join(cue.text.split()) for cue in cues]
+    cues = build_transcript_cues(transcript(36.0, segments=tuple(spans)), CueSettings(), STEP_MS)
     events = [line for line in render_ass(cues).split("\n") if line.startswith("Dialogue: ")]
     assert len(events) == len(cues)
     assert [event.split(",", 9)[9].count("\\N") for event in events] == [len(cue.lines) - 1 for cue in cues]
@@ -160,6 +161,20 @@ def test_times_beyond_an_hour_are_written_in_full() -> None:
     assert render_vtt(cues) == "WEBVTT\n\n10:01:01.500 --> 10:01:02.500\nLate.\n"
     assert "Dialogue: 0,10:01:01.50,10:01:02.50,Default," in render_ass(cues)
     assert render_tsv(cues) == "start\tend\ttext\n36061500\t36062500\tLate.\n"
+
+
+@pytest.mark.parametrize("limits", [CueSettings(max_words=1, min_cue_s=0), CueSettings(max_words=1), CueSettings()])
+@given(spans=SPANS)
+def test_events_of_a_substation_script_do_not_overlap_in_its_coarse_times(
+    spans: list[Segment], limits: CueSettings
+) -> None:
+    rushed = Segment(3.0, 3.05, "and so on and so on and so on and so on")
+    whole = transcript(36.0, segments=(*spans, rushed))
+    cues = build_transcript_cues(whole, limits, STEP_MS)
+    events = pysubs2.SSAFile.from_string(render_ass(cues))
+    assert all(before.end <= after.start for before, after in pairwise(events))
+    assert all(event.start < event.end <= 36_000 for event in events)
+    assert "".join("".join(event.plaintext.split()) for event in events).endswith("andsoon" * 4)
 
 
 def test_without_limits_every_segment_is_a_cue() -> None:

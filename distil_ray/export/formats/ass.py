@@ -1,6 +1,6 @@
 """subtitles (Advanced SubStation Alpha) in one default style, a file per recording.
 
-Times have hundredths of a second, as the format demands: they are rounded down, so that cues do not overlap.
+Times have hundredths of a second, as the format demands: cues are made of times that are rounded down.
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,8 @@ from itertools import pairwise
 from distil_ray.export.base import ExportFormat, Layout
 from distil_ray.export.cues import Cue
 from distil_ray.export.subtitles import CUE_COLUMNS, one_line
+
+STEP_MS = 10  # milliseconds in a hundredth of a second
 
 # Words turn from the secondary color to the primary one when they are spoken. WrapStyle 2: lines are broken at \N only.
 _HEADER = """\
@@ -32,12 +34,12 @@ _ESCAPES = str.maketrans({"\\": "\\\u2060", "{": "\\{", "}": "\\}"})
 
 
 def render_ass(cues: Sequence[Cue]) -> str:
-    """Returns a script with an event per cue; the speaker is in its field ``Name``."""
+    """Returns a script with an event per cue, whose times are multiples of `STEP_MS`; the speaker is in ``Name``."""
     return _HEADER + "".join(map(_render_event, cues))
 
 
 def _render_event(cue: Cue) -> str:
-    start, end = cue.start // 10, max(cue.end // 10, cue.start // 10 + 1)
+    start, end = cue.start // STEP_MS, cue.end // STEP_MS
     name = one_line(cue.speaker or "").replace(",", ";")  # a comma ends the field
     text = _highlight(cue) if cue.highlights_words else "\\N".join(map(_escape, cue.text.split("\n")))
     return f"Dialogue: 0,{_format_time(start)},{_format_time(end)},Default,{name},0,0,0,,{text}\n"
@@ -46,8 +48,8 @@ def _render_event(cue: Cue) -> str:
 def _highlight(cue: Cue) -> str:
     r"""Returns the text with ``{\k}`` before each word: hundredths of a second up to the next word."""
     words = [word for line in cue.lines for word in line]
-    starts = [min(max(word.start, cue.start), cue.end) // 10 for word in words]
-    durations = iter([after - before for before, after in pairwise([*starts, cue.end // 10])])
+    starts = [min(max(word.start, cue.start), cue.end) // STEP_MS for word in words]
+    durations = iter([after - before for before, after in pairwise([*starts, cue.end // STEP_MS])])
     lines = (
         "".join(
             f"{{\\k{next(durations)}}}{_escape(word.text if number else word.text.lstrip())}"
@@ -67,4 +69,11 @@ def _escape(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
-FORMAT = ExportFormat(Layout.FILE, ("*.ass",), columns=CUE_COLUMNS, cue_writer=render_ass, highlights_words=True)
+FORMAT = ExportFormat(
+    Layout.FILE,
+    ("*.ass",),
+    columns=CUE_COLUMNS,
+    cue_writer=render_ass,
+    cue_step_ms=STEP_MS,
+    highlights_words=True,
+)
