@@ -15,8 +15,8 @@ import numpy as np
 from distil_ray.errors import RunError, SettingsError
 from distil_ray.export.cues import Cue, CueSettings, Passage, build_cues
 from distil_ray.export.records import span_record, to_json_line
-from distil_ray.export.subtitles import one_line, require_word_times, time_words
-from distil_ray.export.transcripts import Transcript
+from distil_ray.export.subtitles import INCOMPLETE, make_up, one_line, require_word_times, time_words
+from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.export.turns import Phrase, Turn, build_turns, split_phrases
 from distil_ray.readers.columns import SPEAKER
 from distil_ray.types import Segment
@@ -86,15 +86,21 @@ class Call:
         Raises:
             SettingsError: A transcript has neither words nor segments.
             RunError: A transcript has a text, and its words or segments have none.
+            NotExportableError: The words and the segments of a transcript lack a part of its text.
         """
         phrases: list[Phrase] = []
         for number, transcript in enumerate(self.transcripts):
-            own = split_phrases(number, *_timed_spans(transcript, self.offsets_s[number]), self.speakers[number])
+            segments, words = _timed_spans(transcript, self.offsets_s[number])
+            if not make_up(words, transcript.text):
+                words = []
+            own = split_phrases(number, segments, words, self.speakers[number])
             if one_line(transcript.text) and not any(one_line(span.text) for one in own for span in one.spans):
                 raise RunError(
                     f"group=call: {transcript.recording_id} has a text, but its words or segments have none of it."
                     " Remove its row from the output and transcribe it again"
                 )
+            if not make_up([span for one in own for span in one.spans], transcript.text):
+                raise NotExportableError(INCOMPLETE)
             phrases += own
         return build_turns(phrases, self.max_pause_s)
 

@@ -1,6 +1,7 @@
 """Subtitles of a transcript: finds the timed words that `cues` divides, and writes times.
 
-Words come from the columns `words` and `segments`, else from the chunks. Where only the times of a segment or chunk are
+Words come from the columns `words` and `segments`, else from the chunks: the first that has the whole text, because
+other recognizers than Whisper may give times for a part of it only. Where only the times of a segment or chunk are
 known, its words share them in proportion to their widths.
 """
 
@@ -16,6 +17,7 @@ from distil_ray.export.transcripts import NotExportableError, Transcript
 from distil_ray.types import Segment
 
 CUE_COLUMNS = ("segments", "words", *(f"chunks.list.element.{name}" for name in ("start_s", "end_s", "text")))
+INCOMPLETE = "its words, segments or chunks lack a part of its text"  # reason not to export a transcript
 PAUSE_S = 0.7  # between words without segments, after which a new passage begins
 
 # Line breaks of any reader, and control characters, which no format allows.
@@ -31,20 +33,14 @@ def build_transcript_cues(transcript: Transcript, settings: CueSettings, step: i
         step: See `build_cues`.
 
     Raises:
-        NotExportableError: The transcript has neither segments nor words, and its chunks overlap, so that words near
-            a chunk boundary are in two chunks.
+        NotExportableError: The transcript has neither segments nor words that make up its text, and its chunks do not
+            either, as those that overlap: words near a chunk boundary are in two chunks.
         SettingsError: Words are to be highlighted, and the transcript has no word times.
     """
-    groups = list(_group_words(transcript.segments or (), transcript.words or ()))
+    groups = list(_group_words(transcript.segments or (), transcript.words or (), transcript.text))
     if settings.highlight_words and not groups:
         require_word_times(transcript)
-    if groups:
-        passages = [Passage(time_words(group)) for group in groups]
-    else:
-        spans = transcript.segments or transcript.chunks
-        if not transcript.segments and any(after.start_s < before.end_s for before, after in pairwise(spans)):
-            raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
-        passages = [Passage(time_words([span])) for span in spans]
+    passages = [Passage(time_words(group)) for group in groups or ([span] for span in _find_spans(transcript))]
     return build_cues(passages, settings, int(transcript.duration_s * 1000), step)
 
 
@@ -97,15 +93,20 @@ def format_time(milliseconds: int, point: str) -> str:
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{point}{rest:03}"
 
 
-def _group_words(segments: Sequence[Segment], words: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """Yields the words of each segment; without segments those up to the end of a sentence or a pause.
+def make_up(spans: Sequence[Segment], text: str) -> bool:
+    """Returns True if the texts of spans, in order, are a text, up to blanks."""
+    return _without_blanks(spans) == "".join(_BREAKS.sub(" ", text).split())
 
-    There are no groups if the words do not make up the text of the segments.
+
+def _group_words(segments: Sequence[Segment], words: Sequence[Segment], text: str) -> Iterator[list[Segment]]:
+    """Yields the words of each segment; without segments that make up the text, those up to a sentence's end or pause.
+
+    There are no groups if the words do not make up the text.
     """
-    if not segments:
-        yield from _split_sentences(words)
+    if not make_up(words, text):
         return
-    if _without_blanks(segments) != _without_blanks(words):
+    if not make_up(segments, text):
+        yield from _split_sentences(words)
         return
     ends = list(accumulate(len(_without_blanks([segment])) for segment in segments))
     groups: list[list[Segment]] = [[] for _ in segments]
@@ -114,6 +115,20 @@ def _group_words(segments: Sequence[Segment], words: Sequence[Segment]) -> Itera
         groups[min(bisect_right(ends, position), len(groups) - 1)].append(word)
         position += len(_without_blanks([word]))
     yield from filter(None, groups)
+
+
+def _find_spans(transcript: Transcript) -> Sequence[Segment]:
+    """Returns the segments, else the chunks, that make up the text; nothing if there is no text in any of them."""
+    segments, chunks = transcript.segments or (), transcript.chunks
+    if make_up(segments, transcript.text):
+        return segments
+    if any(after.start_s < before.end_s for before, after in pairwise(chunks)):
+        raise NotExportableError("recognized in overlapping chunks, without times (decoding.timestamps=segment)")
+    if make_up(chunks, transcript.text):
+        return chunks
+    if not _without_blanks([*segments, *chunks]):
+        return ()
+    raise NotExportableError(INCOMPLETE)
 
 
 def _split_sentences(words: Sequence[Segment]) -> Iterator[list[Segment]]:

@@ -106,7 +106,8 @@ class Recognizer(Protocol):
 
     **Hypothesis.** Only `text` is required. Fields that are None become null in the output. `segments` and `words` are
     expected where ``options.timestamps`` requests them, in seconds from the first sample of the chunk; the texts of
-    `words`, joined without a separator, are `text`. `tokens` are needed for the merging of overlapping chunks.
+    `words`, joined without a separator, are `text`, and so are those of `segments`, up to the blanks between them.
+    `tokens` are needed for the merging of overlapping chunks.
 
     **Errors.** An exception of `transcribe` fails the call. The stage then retries each recording by itself, so that
     only recordings that raise alone are marked as failed (``inference_error``). A call that exceeds

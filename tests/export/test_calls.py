@@ -159,7 +159,9 @@ def test_speakers_without_a_name_are_channels(tmp_path: Path) -> None:
     more = [
         channel(n, segment(n, n + 1.0, "So."), call_id="more", speaker=name) for n, name in enumerate(["a", "b", None])
     ]
-    write_transcripts(tmp_path / "out", [*same, *more, transcript_row("x", segments=[segment(0.0, 1.0, "So.")])])
+    write_transcripts(
+        tmp_path / "out", [*same, *more, transcript_row("x", segments=[segment(0.0, 1.0, "So.")], text="So.")]
+    )
     run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=txt", "group=call")
     found = {name: data.decode() for name, data in files_below(f"{tmp_path}/to").items()}
     assert found["same.txt"] == "channel 0: So.\nchannel 1: So.\n"
@@ -179,7 +181,11 @@ def test_a_call_without_one_of_its_channels_says_so(tmp_path: Path) -> None:
 def test_segments_of_one_file_are_placed_by_their_start(tmp_path: Path) -> None:
     parts = [
         transcript_row(
-            f"p{start}", call_id="c", location={"start_s": start, "length_s": 5.0}, segments=[segment(1.0, 2.0, "So.")]
+            f"p{start}",
+            call_id="c",
+            location={"start_s": start, "length_s": 5.0},
+            segments=[segment(1.0, 2.0, "So.")],
+            text="So.",
         )
         for start in (30.0, 10.0)
     ]
@@ -188,6 +194,22 @@ def test_segments_of_one_file_are_placed_by_their_start(tmp_path: Path) -> None:
     (call,) = map(json.loads, (tmp_path / "to/calls.jsonl").read_text().splitlines())
     assert [(turn["start_s"], turn["speaker"]) for turn in call["turns"]] == [(1.0, "p10.0"), (21.0, "p30.0")]
     assert call["duration_s"] == 30.0
+
+
+def test_turns_have_the_whole_text_or_the_call_is_skipped(tmp_path: Path) -> None:
+    words = [segment(0.2 * n, 0.2 * n + 0.1, f" {text}") for n, text in enumerate(["Good", "morning."])]
+    one, both = [segment(0.0, 0.3, "Good")], [segment(0.0, 0.3, "Good morning.")]
+    rows = [
+        transcript_row("segments", segments=both, words=words[:1]),
+        transcript_row("words", segments=one, words=words),
+        transcript_row("neither", segments=one, words=words[:1]),
+    ]
+    write_transcripts(tmp_path / "out", rows)
+    settings = ["group=call", "max_failed_fraction=0.5"]
+    _, printed = run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=txt", *settings)
+    assert "skipped        1 recording, for example neither: its words, segments or chunks lack a part" in printed
+    found = files_below(f"{tmp_path}/to")
+    assert found == {"segments.txt": b"Good morning.\n", "words.txt": b"Good morning.\n"}
 
 
 def test_a_transcript_without_times_is_an_error_that_names_the_setting(tmp_path: Path) -> None:

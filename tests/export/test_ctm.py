@@ -39,10 +39,20 @@ def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_pa
     assert not list((tmp_path / "to").iterdir())
 
 
+def test_a_recording_whose_words_lack_a_part_of_its_text_is_skipped(tmp_path: Path) -> None:
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a", words=WORDS), transcript_row("b", words=WORDS[:1])])
+    _, printed = run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm", "max_failed_fraction=0.5")
+    assert "skipped        1 recording, for example b: its words, segments or chunks lack a part" in printed
+    assert (tmp_path / "to/words.ctm").read_text().startswith("a 1 0.000")
+    assert "b 1" not in (tmp_path / "to/words.ctm").read_text()
+
+
 @given(TEXTS, TEXTS)
 def test_every_line_has_six_fields_and_no_line_is_a_comment(recording_id: str, word: str) -> None:
     said = {"start_s": 1.0, "end_s": 1.5, "text": word, "probability": 1.0}
-    for line in render_ctm(Transcript.from_row(transcript_row(recording_id, words=[said]), "mix")).splitlines():
+    for line in render_ctm(
+        Transcript.from_row(transcript_row(recording_id, words=[said], text=word), "mix")
+    ).splitlines():
         assert not line.startswith(";;")
         fields = line.split()
         assert len(fields) == 6

@@ -137,7 +137,7 @@ def test_recordings_of_several_settings_are_reported(tmp_path: Path) -> None:
 
 def test_too_many_recordings_without_a_place_in_the_form_are_an_exit_code(tmp_path: Path) -> None:
     chunks = [{"start_s": 0.0, "end_s": 6.0, "text": "a b"}, {"start_s": 4.0, "end_s": 10.0, "text": "b c"}]
-    write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", chunks=chunks)])
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a"), transcript_row("b", text="a b c", chunks=chunks)])
     code, words = run_export(f"{tmp_path}/out", f"{tmp_path}/srt", "format=srt", "max_failed_count=0")
     assert code == ExitCode.TOO_MANY_FAILED
     assert "skipped        1 recording, for example b: recognized in overlapping chunks" in words

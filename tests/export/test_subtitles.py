@@ -38,8 +38,11 @@ SECONDS = st.floats(-1, 40, allow_nan=False)
 SPANS = st.lists(st.builds(Segment, SECONDS, SECONDS, TEXTS), max_size=8)
 
 
-def transcript(duration_s: float = 10.0, **spans: tuple[Segment, ...]) -> Transcript:
-    made: dict[str, Any] = {"duration_s": duration_s, "chunks": (), **spans}
+def transcript(duration_s: float = 10.0, text: str | None = None, **spans: tuple[Segment, ...]) -> Transcript:
+    """A transcript whose text is that of its segments, chunks or words, unless it is given."""
+    whole = spans.get("segments") or spans.get("chunks") or spans.get("words") or ()
+    text = " ".join(span.text for span in whole) if text is None else text
+    made: dict[str, Any] = {"duration_s": duration_s, "chunks": (), "text": text, **spans}
     return replace(Transcript.from_row(transcript_row("a"), "mix"), **made)
 
 
@@ -228,6 +231,34 @@ def test_chunks_are_cues_where_there_is_nothing_better() -> None:
     whole = transcript(31.0, chunks=chunks)
     assert times_and_texts(build_transcript_cues(whole, UNLIMITED)) == [(0, 15_000, "One."), (20_000, 31_000, "Two.")]
     assert times_and_texts(build_transcript_cues(whole, CueSettings())) == [(0, 7000, "One."), (20_000, 27_000, "Two.")]
+
+
+HALVES = (Segment(0.0, 5.0, "Good morning."), Segment(5.0, 10.0, "How are you?"))
+
+
+@pytest.mark.parametrize(
+    ("spans", "times"),
+    [
+        ({"segments": HALVES[:1]}, [(0, 5000), (5000, 10_000)]),
+        ({"segments": HALVES[:1], "words": words_of("Good morning.")}, [(0, 5000), (5000, 10_000)]),
+        ({"segments": HALVES[:1], "words": words_of("Good morning. How are you?")}, [(0, 700), (800, 1900)]),
+        ({"words": words_of("Good morning.")}, [(0, 5000), (5000, 10_000)]),
+    ],
+)
+def test_times_of_a_part_of_the_text_cost_no_words(
+    spans: dict[str, tuple[Segment, ...]], times: list[tuple[int, int]]
+) -> None:
+    whole = transcript(10.0, text="Good morning. How are you?", chunks=HALVES, **spans)
+    texts = ["Good morning.", "How are you?"]
+    assert times_and_texts(build_transcript_cues(whole, UNLIMITED)) == [
+        (*time, text) for time, text in zip(times, texts, strict=True)
+    ]
+
+
+def test_a_text_that_no_times_cover_has_no_subtitles() -> None:
+    whole = transcript(10.0, text="Good morning. How are you?", segments=HALVES[:1], chunks=HALVES[1:])
+    with pytest.raises(NotExportableError, match="lack a part of its text"):
+        build_transcript_cues(whole, CueSettings())
 
 
 def test_overlapping_chunks_are_not_shown_as_if_each_word_were_said_twice() -> None:

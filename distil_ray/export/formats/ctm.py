@@ -9,7 +9,8 @@ import re
 
 from distil_ray.errors import SettingsError
 from distil_ray.export.base import ExportFormat, Layout
-from distil_ray.export.transcripts import Transcript
+from distil_ray.export.subtitles import INCOMPLETE, make_up
+from distil_ray.export.transcripts import NotExportableError, Transcript
 
 CHANNEL = "1"
 
@@ -22,6 +23,7 @@ def render_ctm(transcript: Transcript) -> str:
 
     Raises:
         SettingsError: The transcript has no word times.
+        NotExportableError: The words lack a part of the text.
     """
     if transcript.words is None and transcript.text:
         raise SettingsError(
@@ -35,6 +37,8 @@ def render_ctm(transcript: Transcript) -> str:
         if text:
             duration_s = max(word.end_s - word.start_s, 0.0)
             lines.append(f"{name} {CHANNEL} {word.start_s:.3f} {duration_s:.3f} {text} {word.probability:.3f}\n")
+    if lines and not make_up(transcript.words or (), transcript.text):
+        raise NotExportableError(INCOMPLETE)
     return "".join(lines)
 
 
