@@ -156,9 +156,12 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Word(Segment):
-    """A word with its times and the mean probability of its tokens. Its text includes the blanks around it."""
+    """A word with its times and the mean probability of its tokens, None where the recognizer has none.
 
-    probability: float
+    Its text includes the blanks around it.
+    """
+
+    probability: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -239,7 +239,8 @@ def _is_anomalous(points: Sequence[float]) -> bool:
 def _anomaly_points(word: Word) -> float:
     length_s = word.end_s - word.start_s
     too_short = max(0.0, SHORT_WORD_S - length_s) * POINTS_PER_S_SHORT
-    return (word.probability < UNLIKELY_WORD_PROB) + too_short + max(0.0, length_s - LONG_WORD_S)
+    is_unlikely = word.probability is not None and word.probability < UNLIKELY_WORD_PROB
+    return is_unlikely + too_short + max(0.0, length_s - LONG_WORD_S)
 
 
 def _folded(text: str) -> str:

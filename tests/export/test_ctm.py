@@ -32,6 +32,13 @@ def test_a_line_a_word(tmp_path: Path) -> None:
     )
 
 
+def test_a_word_without_a_probability_has_five_fields(tmp_path: Path) -> None:
+    words = [WORDS[0] | {"probability": None}, WORDS[1]]
+    write_transcripts(f"{tmp_path}/out", [transcript_row("a", words=words)])
+    run_export(f"{tmp_path}/out", f"{tmp_path}/to", "format=ctm")
+    assert (tmp_path / "to/words.ctm").read_text() == "a 1 0.000 0.480 Good\na 1 0.480 0.520 morning. 0.500\n"
+
+
 def test_a_recording_without_word_times_names_the_setting_that_gives_them(tmp_path: Path) -> None:
     write_transcripts(f"{tmp_path}/out", [transcript_row("a", words=WORDS), transcript_row("b")])
     with pytest.raises(SettingsError, match=r"b has no word times.*decoding\.timestamps=word"):

@@ -1,8 +1,8 @@
 """word times for sclite (NIST CTM), a line per word.
 
-A line is recording, channel, start, duration, word and probability. Fields are separated by blanks: blanks in an id are
-written as %20 (and % as %25), blanks inside a word as an underscore. sclite needs the lines sorted by recording:
-``sort -s -k1,1 -k2,2 -k3,3n``.
+A line is recording, channel, start, duration, word and, if the recognizer gave it, probability. Fields are separated by
+blanks: blanks in an id are written as %20 (and % as %25), blanks inside a word as an underscore. sclite needs the lines
+sorted by recording: ``sort -s -k1,1 -k2,2 -k3,3n``.
 """
 
 import re
@@ -36,7 +36,8 @@ def render_ctm(transcript: Transcript) -> str:
         text = _BLANKS.sub("_", word.text.strip())
         if text:
             duration_s = max(word.end_s - word.start_s, 0.0)
-            lines.append(f"{name} {CHANNEL} {word.start_s:.3f} {duration_s:.3f} {text} {word.probability:.3f}\n")
+            probability = "" if word.probability is None else f" {word.probability:.3f}"
+            lines.append(f"{name} {CHANNEL} {word.start_s:.3f} {duration_s:.3f} {text}{probability}\n")
     if lines and not make_up(transcript.words or (), transcript.text):
         raise NotExportableError(INCOMPLETE)
     return "".join(lines)

@@ -53,7 +53,7 @@ def assert_words_are_valid(hypothesis: Hypothesis, num_samples: int) -> None:
     assert times == sorted(times)
     assert all(0 <= time <= num_samples / 16_000 for time in times)
     assert all(word.end_s - word.start_s >= POSITION_S - 1e-9 for word in hypothesis.words)
-    assert all(0 < word.probability <= 1 for word in hypothesis.words)
+    assert all(word.probability is not None and 0 < word.probability <= 1 for word in hypothesis.words)
     words = list(hypothesis.words)
     for segment in hypothesis.segments:
         mine = [word for word in words if segment.start_s <= word.start_s and word.end_s <= segment.end_s]
