@@ -9,6 +9,7 @@ audio of a row is one of these, in this order of preference:
 """
 
 import hashlib
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,17 +36,43 @@ from distil_ray.storage.storage_errors import StorageError
 from distil_ray.storage.uris import normalize
 from distil_ray.types import AudioLocation, Recording
 
-Batch = Any  # batch_format pyarrow: pa.Table; pandas: pd.DataFrame; numpy: dict[str, np.ndarray]
+Batch = Any  # batch_format pyarrow: pa.Table; pandas: pd.DataFrame; numpy: dict[str, np.ndarray]; others in `ACCEPTED`
+ACCEPTED = (
+    "an Arrow table, a DataFrame of pandas or polars (anything with __arrow_c_stream__), arrays by column, or a list of"
+    " rows (a dict for each)"
+)
 
 ENCODED_COLUMN = "bytes"  # as ray.data.read_binary_files names it
 ID_BYTES = 8  # of the hash of audio without a name
 
 
 def to_table(batch: Batch) -> pa.Table:
-    """Returns a batch as an Arrow table. Raises `InputError` for a column with values of different types."""
+    """Returns a batch as an Arrow table.
+
+    Raises:
+        InputError: It is none of the types of `Batch`, or a column has values of different types.
+    """
     if isinstance(batch, pa.Table):
         return batch
-    return pa.table({str(name): _to_array(str(name), values) for name, values in batch.items()})
+    if isinstance(batch, pd.DataFrame | Mapping):
+        return _from_columns({str(name): values for name, values in batch.items()})
+    if hasattr(batch, "__arrow_c_stream__"):
+        return pa.table(batch)
+    if isinstance(batch, Sequence) and all(isinstance(row, Mapping) for row in batch):
+        names = dict.fromkeys(name for row in batch for name in row)
+        return _from_columns({str(name): [row.get(name) for row in batch] for name in names})
+    raise InputError(f"a batch must be {ACCEPTED}; found {type(batch).__name__}")
+
+
+def _from_columns(columns: Mapping[str, Any]) -> pa.Table:
+    for name, values in columns.items():
+        if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+            raise InputError(f"column {name}: must have a value for each row, found one {type(values).__name__}")
+    arrays = {name: _to_array(name, values) for name, values in columns.items()}
+    if len({len(array) for array in arrays.values()}) > 1:
+        counts = ", ".join(f"{name} {len(array)}" for name, array in arrays.items())
+        raise InputError(f"columns must have as many values as there are rows, found {counts}")
+    return pa.table(arrays)
 
 
 def _to_array(name: str, values: Any) -> pa.Array:
@@ -53,18 +81,18 @@ def _to_array(name: str, values: Any) -> pa.Array:
     except (pa.ArrowException, TypeError):  # cells with several axes, for example channels of samples
         pass
     try:
-        return pa.array([_to_lists(cell) for cell in values], from_pandas=True)
+        return pa.array([_plain_cell(cell) for cell in values], from_pandas=True)
     except (pa.ArrowException, TypeError) as error:
         raise InputError(f"column {name}: its values have no common type ({' '.join(str(error).split())})") from error
 
 
-def _to_lists(cell: Any) -> Any:
-    """Returns a cell whose arrays with several axes are lists of arrays with one."""
+def _plain_cell(cell: Any) -> Any:
+    """Returns a cell as Arrow can hold it: arrays with several axes as lists of arrays with one, and paths as texts."""
     if isinstance(cell, Mapping):
-        return {name: _to_lists(value) for name, value in cell.items()}
+        return {name: _plain_cell(value) for name, value in cell.items()}
     if isinstance(cell, np.ndarray) and cell.ndim > 1:
-        return [_to_lists(each) for each in cell]
-    return cell
+        return [_plain_cell(each) for each in cell]
+    return os.fspath(cell) if isinstance(cell, os.PathLike) else cell
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,8 @@ class Transcriber:
         """Transcribes a batch.
 
         Args:
-            batch: Rows in one of Ray's batch formats: an Arrow table, a DataFrame, or arrays by column.
+            batch: Rows in one of Ray's batch formats (an Arrow table, a DataFrame of pandas, or arrays by column), as a
+                list of rows (a dict for each), or as an object that exports Arrow data, such as a DataFrame of polars.
 
         Returns:
             An Arrow table, whose types do not depend on the batch: the kept input columns, then the columns of the
@@ -86,7 +87,7 @@ class Transcriber:
             the prefix ``input_``, except for `recording_id`, `uri` and `reference`, which are the same.
 
         Raises:
-            InputError: The batch has no column with audio, or lacks one of `keep_columns`.
+            InputError: The batch is none of these, has no column with audio, or lacks one of `keep_columns`.
         """
         run = self._pipeline.run
         rows = AudioBatch.of(batch, run.config.input)

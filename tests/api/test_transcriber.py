@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 import soundfile
@@ -82,6 +83,37 @@ def test_columns_describe_the_recordings_and_others_pass_through(transcriber: dr
     assert first["recording_id"] == f"{CLIPS}/kennedy.m4a@2+5"
     assert (second["status"], second["error_kind"]) == ("failed", "unsupported_language")
     assert (second["split"], second["input_language"]) == ("test", "sv")
+
+
+def test_lists_of_rows_and_frames_that_hold_arrow_data_are_batches(transcriber: dr.Transcriber) -> None:
+    path = str(CLIPS / AUSTEN)
+    rows: list[dict[str, Any]] = [
+        {"uri": path, "bytes": None, "n": 1},
+        {"uri": None, "bytes": (CLIPS / AUSTEN).read_bytes()},
+    ]
+    for batch in (rows, tuple(rows), polars.DataFrame(rows), pa.RecordBatch.from_pylist(rows)):
+        table = transcriber(batch)
+        assert table["text"].to_pylist() == [TEXT, TEXT]
+        assert table["uri"][0].as_py() == path
+    assert transcriber(rows)["n"].to_pylist() == [1, None]
+    assert transcriber([{"path": CLIPS / AUSTEN}])["text"].to_pylist() == [TEXT]
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        (AUSTEN, "a batch must be an Arrow table, .* list of rows .* found str"),
+        ([AUSTEN], "a batch must be .* found list"),
+        (None, "a batch must be .* found NoneType"),
+        ({"uri": AUSTEN}, "column uri: must have a value for each row, found one str"),
+        ({"bytes": b"RIFF", "n": 1}, "column bytes: must have a value for each row, found one bytes"),
+        ({"uri": [AUSTEN], "n": [1, 2]}, "as many values as there are rows, found uri 1, n 2"),
+        ([], "a row needs its audio"),
+    ],
+)
+def test_what_is_no_batch_is_an_error_that_says_what_is(transcriber: dr.Transcriber, batch: Any, reason: str) -> None:
+    with pytest.raises(dr.InputError, match=reason):
+        transcriber(batch)
 
 
 def test_the_columns_to_keep_are_chosen(whisper_tiny_en: Path) -> None:
