@@ -6,11 +6,10 @@ to a temporary file on its local disk, and at the end of the run the file become
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
+from distil_ray.pipeline.driver_file import DriverFile
 from distil_ray.storage.storage import Storage
 
 CommitResult = dict[str, Any]  # a row of schema.COMMIT_RESULT, with `at_s` and `actors_alive` added by the driver
@@ -19,8 +18,8 @@ MAX_ERRORS = 5  # distinct ones that are kept for messages
 SMALL_BYTES = 8 * 2**20  # up to this size the file is written from memory, with one request
 
 
-class CommitResults:
-    """The results in the order of arrival. A context manager; thread-safe it is not.
+class CommitResults(DriverFile):
+    """The results in the order of arrival.
 
     Attributes:
         last: The last result; None without any.
@@ -28,16 +27,10 @@ class CommitResults:
     """
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="distil-ray-results-")  # noqa: SIM115, closed by __exit__
+        super().__init__()
         self._num = self._size = 0
         self.last: CommitResult | None = None
         self.errors: list[str] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
 
     def __len__(self) -> int:
         return self._num

@@ -7,11 +7,8 @@ Such a file is not read back.
 """
 
 import struct
-import tempfile
 from collections.abc import Iterator
 from itertools import islice
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
 
@@ -19,6 +16,7 @@ from distil_ray.evaluation import statistics_index
 from distil_ray.output import ledger_index
 from distil_ray.output.block_index import identity
 from distil_ray.output.ledger import ROW_COLUMNS, derive_rows
+from distil_ray.pipeline.driver_file import DriverFile
 from distil_ray.schema import from_stream_bytes, to_stream_bytes
 from distil_ray.storage.entries import Entry
 
@@ -45,17 +43,8 @@ def make_entry(rows: pa.Table, file: Entry, output_uri: str) -> bytes | None:
     return to_stream_bytes(ledger)
 
 
-class CommittedFiles:
-    """The entries of the files that this run has written. A context manager; thread-safe it is not."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="distil-ray-committed-")  # noqa: SIM115, closed by __exit__
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+class CommittedFiles(DriverFile):
+    """The entries of the files that this run has written."""
 
     def add(self, entry: bytes | None) -> None:
         """Adds an entry of `make_entry`."""
