@@ -29,7 +29,7 @@ from distil_ray.output.forgotten import Forgotten, allow_again
 from distil_ray.output.lease import acquire_lease
 from distil_ray.output.run_context import new_run_id
 from distil_ray.storage.storage import Storage
-from distil_ray.verify.verify import require_output
+from distil_ray.verify.verify import require_existing_output
 
 Step = Callable[..., int]
 
@@ -66,10 +66,8 @@ def forget(
         SettingsError: There is no output, no recording is named or found, or another run writes to the output.
         StorageError: The storage does not answer.
     """
-    output = require_output(config)
     storage = Storage(config.storage)
-    if next(storage.list_files(output), None) is None:  # not the folder that was meant, of which nothing would go
-        raise SettingsError(f"output.uri={config.output.uri}: nothing found")
+    output = require_existing_output(config, storage)
     if plan_only:
         return _show_plan(output, config, settings, storage, console)
     run_id = new_run_id()

@@ -19,7 +19,7 @@ from distil_ray.cli.console import NAMES_SHOWN, abbreviate, format_count, log_fi
 from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import DistilRayError, ExitCode, SettingsError
-from distil_ray.output.forgotten import Forgotten, Remembered, rows_forgotten_since
+from distil_ray.output.forgotten import FORGOTTEN_FOLDER, Forgotten, Remembered, rows_forgotten_since
 from distil_ray.output.lease import LEASE, LeaseHolder
 from distil_ray.output.ledger import IDENTITY, KEY, TRANSCRIPTS, Keys, find_ids, id_keys, isin_sorted, recording_keys
 from distil_ray.output.run_context import (
@@ -48,6 +48,7 @@ from distil_ray.verify.inventory import (
     take_inventory,
 )
 
+OUTPUT_FOLDERS = (TRANSCRIPTS, RUNS_FOLDER, FORGOTTEN_FOLDER)  # an output has files in one of them
 LINES_SHOWN = 50  # differences printed
 LISTED_AT_ONCE = 16_384  # recordings
 
@@ -59,15 +60,13 @@ def verify(config: Config, console: Console) -> ExitCode:
 
 def find_differences(config: Config, console: Console) -> list[str]:
     """Does the same without a verdict. Returns the differences, which are faults of the output."""
-    output = require_output(config)
     storage = Storage(config.storage)
     findings = Findings()
     try:
+        output = require_existing_output(config, storage)
         inventory = take_inventory(output, storage, findings)
     except StorageError as error:
         raise SettingsError(f"output.uri={config.output.uri}: {error}") from error
-    if not inventory.rows.num_files and not inventory.runs:
-        raise SettingsError(f"output.uri={config.output.uri}: nothing found (no {TRANSCRIPTS}/ and no {RUNS_FOLDER}/)")
     writing = _find_writer(output, storage, findings)
     _check_duplicates(inventory, output, storage, findings)
     _check_plans(inventory, output, writing, storage, findings)
@@ -106,6 +105,20 @@ def require_output(config: Config) -> str:
     if not config.output.uri:
         raise SettingsError("output.uri is not set. Name the output, for example output.uri=s3://bucket/folder.")
     return normalize(config.output.uri)
+
+
+def require_existing_output(config: Config, storage: Storage) -> str:
+    """Returns the normalized `output.uri`.
+
+    Raises:
+        SettingsError: It is not set, or nothing of an output is there: it is not the folder that was meant.
+        StorageError: The storage does not answer.
+    """
+    output = require_output(config)
+    if all(next(storage.list_files(join(output, folder)), None) is None for folder in OUTPUT_FOLDERS):
+        found = " and ".join(f"no {folder}/" for folder in OUTPUT_FOLDERS)
+        raise SettingsError(f"output.uri={config.output.uri}: nothing found ({found})")
+    return output
 
 
 def _find_writer(output: str, storage: Storage, findings: Findings) -> str | None:

@@ -121,6 +121,13 @@ def test_an_output_that_is_not_there_is_an_error_and_is_not_made(plan_only: bool
     assert not (tmp_path / "misspelled").exists()
 
 
+def test_a_folder_of_something_else_is_an_error_and_is_left_as_it_is(tmp_path: Path) -> None:
+    record(tmp_path / "audio", "call", seed=1)
+    with pytest.raises(SettingsError, match=r"output\.uri=.*audio: nothing found \(no transcripts/ and no runs/"):
+        forget(f"{tmp_path}/audio", "recordings=call.wav")
+    assert sorted(path.name for path in (tmp_path / "audio").iterdir()) == ["call.txt", "call.wav"]
+
+
 @pytest.mark.parametrize("name", [f"{SECRET}.wav", f"{{audio}}/{SECRET}.wav"], ids=["id", "path"])
 def test_a_run_does_not_transcribe_it_again_until_it_is_allowed(
     output: str, run_on: Run, tmp_path: Path, name: str
