@@ -134,11 +134,7 @@ def fit(
     device = student.embeddings.device
     module = wrap(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY)
-    history = History()
-    if state is not None:
-        student.load_state_dict(state["student"])
-        optimizer.load_state_dict(state["optimizer"])
-        history = History(**state["history"])
+    history = History() if state is None else _load_checkpoint(state, student, optimizer)
     torch.manual_seed(settings.seed + history.step)  # of dropout: a resumed training has other noise than its beginning
     earlier_s, began = history.elapsed_s, time.monotonic()
     next_check_s, recent = earlier_s + settings.eval_interval_s, list[float]()
@@ -151,10 +147,7 @@ def fit(
             hidden = module(batch.ids, batch.states, batch.mask).flatten(0, 1)[batch.loss_indices]
             logits = student.logits(hidden, loss.ids)
         value = loss(logits, batch)
-        optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
-        optimizer.step()
+        _descend(value, student, optimizer)
         recent = [*recent[-LOSS_WINDOW_STEPS + 1 :], float(value.detach())]
         history.step += 1
         history.audio_s += batch.audio_s
@@ -162,12 +155,7 @@ def fit(
         history.elapsed_s = all_reduce_min(earlier_s + time.monotonic() - began)
         if history.elapsed_s >= next_check_s or _progress(history, settings) >= 1.0:
             history.checks.append((history.step, history.elapsed_s, check()))
-            checkpoint = {
-                "student": student.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "history": asdict(history),
-            }
-            on_checkpoint(checkpoint, history)
+            on_checkpoint(_make_checkpoint(student, optimizer, history), history)
             student.train()
             # the maximum over all processes, so that all of them check at the same step
             checked_s = -all_reduce_min(began - time.monotonic() - earlier_s)
@@ -175,6 +163,25 @@ def fit(
             next_check_s = checked_s + max(settings.eval_interval_s, pause_s)
     student.eval()
     return history
+
+
+def _descend(loss: Tensor, student: StudentDecoder, optimizer: torch.optim.Optimizer) -> None:
+    """Updates the weights of a student by the gradients of a loss."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(student.parameters(), MAX_GRAD_NORM)
+    optimizer.step()
+
+
+def _make_checkpoint(student: StudentDecoder, optimizer: torch.optim.Optimizer, history: History) -> dict[str, Any]:
+    return {"student": student.state_dict(), "optimizer": optimizer.state_dict(), "history": asdict(history)}
+
+
+def _load_checkpoint(state: dict[str, Any], student: StudentDecoder, optimizer: torch.optim.Optimizer) -> History:
+    """Restores student and optimizer from a checkpoint; returns its history."""
+    student.load_state_dict(state["student"])
+    optimizer.load_state_dict(state["optimizer"])
+    return History(**state["history"])
 
 
 def _progress(history: History, settings: AssistantConfig) -> float:

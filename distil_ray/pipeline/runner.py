@@ -202,7 +202,6 @@ def _run_graph(
     from distil_ray.pipeline import ray_cluster, ray_graph
 
     run = setup.run
-    is_local = starts_local_ray(run.config.resources)
     address = cluster_address(run.config.resources)
     place = "Ray on this machine" if address is None else f"connection to Ray at {address}"
     log_field("starting", place, console, address=address)
@@ -210,15 +209,7 @@ def _run_graph(
         start_weights_download(run)
     with ray_cluster.connect_cluster(run.config.resources) as description:
         signals.restore_handlers()
-        run = _with_resources(run, ray_cluster.allocate_resources(run.config.resources))
-        dtypes: list[NodeDtype] = []
-        if run.config.model.dtype == INT8 and is_local:
-            dtypes = [find_dtype()]
-        elif run.config.model.dtype == INT8:
-            dtypes = ray_cluster.call_on_nodes(find_dtype, actor_cpus(run.config.resources))
-            dtype = describe_node_dtypes(dtypes, console)
-            run = reserve_memory(_with_resources(run, settings), setup.model, dtype)
-            run = _with_resources(run, ray_cluster.allocate_resources(run.config.resources))
+        run, dtypes = _allocate_resources(setup, settings, console)
         resources = run.config.resources
         nodes = ray_cluster.node_resources()
         actors = num_actors(resources, nodes)
@@ -251,6 +242,23 @@ def _run_graph(
                     write_events(run, results)
                 write_failure(run.folder_uri, error, run.storage)
                 raise
+
+
+def _allocate_resources(setup: RunSetup, settings: ResourcesConfig, console: Console) -> tuple[Run, list[NodeDtype]]:
+    """Returns the run with the resources that recognizers get, and what int8 is on the nodes of this cluster."""
+    from distil_ray.pipeline import ray_cluster
+
+    run = setup.run
+    is_local = starts_local_ray(run.config.resources)
+    run = _with_resources(run, ray_cluster.allocate_resources(run.config.resources))
+    if run.config.model.dtype != INT8:
+        return run, []
+    if is_local:
+        return run, [find_dtype()]
+    dtypes = ray_cluster.call_on_nodes(find_dtype, actor_cpus(run.config.resources))
+    dtype = describe_node_dtypes(dtypes, console)
+    run = reserve_memory(_with_resources(run, settings), setup.model, dtype)
+    return _with_resources(run, ray_cluster.allocate_resources(run.config.resources)), dtypes
 
 
 def _log_cluster(

@@ -45,23 +45,8 @@ def generate_windows(
         tokens: Of the checkpoint.
         options: How to decode.
     """
-    arguments: dict[str, Any] = {}
-    if tokens.is_multilingual:
-        arguments |= {"language": f"<|{language}|>", "task": options.task}
-    if previous:
-        arguments["prompt_ids"] = torch.tensor(previous, device=features.device)
-    if options.no_speech_threshold is not None:
-        arguments["no_speech_threshold"] = options.no_speech_threshold
-        arguments["logprob_threshold"] = options.logprob_threshold
-        arguments["temperature"] = 0.0
     start_ids = tokens.prompt(language, options.task, timestamps=True)
-    if options.max_new_tokens is not None:  # generate requires that they fit behind the longest prompt
-        longest_prompt = tokens.max_positions // 2 + len(start_ids)
-        arguments["max_new_tokens"] = min(options.max_new_tokens, tokens.max_positions - longest_prompt)
-    is_aligned = options.timestamps == "word"
-    if is_aligned:
-        arguments["return_token_timestamps"] = True
-        arguments["attention_mask"] = torch.ones(1, features.shape[2], dtype=torch.long, device=features.device)
+    arguments = _generate_arguments(features, language, previous, len(start_ids), tokens, options)
     module.generation_config.max_length = None if "max_new_tokens" in arguments else tokens.max_length
     recorder = _WindowRecorder(len(start_ids), tokens)
     hook = module.proj_out.register_forward_hook(recorder.see_logits)
@@ -80,23 +65,63 @@ def generate_windows(
             )
     finally:
         hook.remove()
-    num_frames = num_audio_frames(len(pcm))
-    ends = [*(window.start for window in recorder.windows[1:]), num_frames]
+    ends = [*(window.start for window in recorder.windows[1:]), num_audio_frames(len(pcm))]
     found = []
     for window, end in zip(recorder.windows, ends, strict=True):
         own = [each for each in generated["segments"][0] if window.start <= _to_frames(each["start"]) < end]
-        frames = min(MAX_FRAMES, num_frames - window.start)
-        audio = pcm[window.start * HOP : (window.start + frames) * HOP]
-        hypothesis = compose_hypothesis(window.result(tokens.eot), len(audio), tokens=tokens, options=options)
-        reading = WindowReading(tuple(_segment(each, window.start) for each in own), end - window.start)
-        hypothesis = keep_reading(hypothesis, reading, tokens, frames, options.timestamps != "none")
-        if is_aligned:
-            written = "en" if options.task == "translate" else language
-            num_samples = min((end - window.start) * HOP, len(audio))
-            hypothesis = add_words(hypothesis, _alignment(own, window), written, tokens, audio, num_samples)
-        until = len(pcm) if end >= num_frames else end * HOP
-        found.append(TranscribedWindow(window.start * HOP, until - window.start * HOP, hypothesis))
+        found.append(_transcribed_window(window, end, own, pcm, language, tokens, options))
     return found
+
+
+def _generate_arguments(
+    features: torch.Tensor,
+    language: str,
+    previous: Sequence[int],
+    num_start_ids: int,
+    tokens: Tokens,
+    options: RecognizerOptions,
+) -> dict[str, Any]:
+    """Returns the arguments of `generate` that depend on the checkpoint, the section and the options."""
+    arguments: dict[str, Any] = {}
+    if tokens.is_multilingual:
+        arguments |= {"language": f"<|{language}|>", "task": options.task}
+    if previous:
+        arguments["prompt_ids"] = torch.tensor(previous, device=features.device)
+    if options.no_speech_threshold is not None:
+        arguments["no_speech_threshold"] = options.no_speech_threshold
+        arguments["logprob_threshold"] = options.logprob_threshold
+        arguments["temperature"] = 0.0
+    if options.max_new_tokens is not None:  # generate requires that they fit behind the longest prompt
+        longest_prompt = tokens.max_positions // 2 + num_start_ids
+        arguments["max_new_tokens"] = min(options.max_new_tokens, tokens.max_positions - longest_prompt)
+    if options.timestamps == "word":
+        arguments["return_token_timestamps"] = True
+        arguments["attention_mask"] = torch.ones(1, features.shape[2], dtype=torch.long, device=features.device)
+    return arguments
+
+
+def _transcribed_window(
+    window: "_Window",
+    end: int,
+    segments: Sequence[Mapping[str, Any]],
+    pcm: PCM16,
+    language: str,
+    tokens: Tokens,
+    options: RecognizerOptions,
+) -> TranscribedWindow:
+    """Returns a window with its hypothesis; `segments` of `generate` begin in it, `end` is the frame behind it."""
+    num_frames = num_audio_frames(len(pcm))
+    frames = min(MAX_FRAMES, num_frames - window.start)
+    audio = pcm[window.start * HOP : (window.start + frames) * HOP]
+    hypothesis = compose_hypothesis(window.result(tokens.eot), len(audio), tokens=tokens, options=options)
+    reading = WindowReading(tuple(_segment(each, window.start) for each in segments), end - window.start)
+    hypothesis = keep_reading(hypothesis, reading, tokens, frames, options.timestamps != "none")
+    if options.timestamps == "word":
+        written = "en" if options.task == "translate" else language
+        num_samples = min((end - window.start) * HOP, len(audio))
+        hypothesis = add_words(hypothesis, _alignment(segments, window), written, tokens, audio, num_samples)
+    until = len(pcm) if end >= num_frames else end * HOP
+    return TranscribedWindow(window.start * HOP, until - window.start * HOP, hypothesis)
 
 
 class _Window:
