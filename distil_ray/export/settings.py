@@ -30,7 +30,7 @@ def _describe_formats() -> str:
 class Condition:
     """A condition on a column of the output or a key of its metadata: it has a value, or does not have it.
 
-    A column that is a list (``quality_flags``) has each of its items.
+    A column that is a list (``quality_flags``, ``languages``) has each of its items.
     """
 
     column: str
@@ -41,7 +41,8 @@ class Condition:
     def parse(cls, words: str) -> Self:
         """Parses ``column:value`` or ``-column:value``."""
         column, _, value = words.removeprefix("-").partition(":")
-        return cls(column, (column == "language" and language_code(value)) or value, words.startswith("-"))
+        code = language_code(value) if column in ("language", "languages") else None
+        return cls(column, code or value, words.startswith("-"))
 
     def holds(self, found: object) -> bool:
         """Returns True if a row whose column holds `found` is to be exported."""

@@ -42,8 +42,11 @@ BASE_COLUMNS = (
     *("model", "fingerprint", "run_id"),
 )
 
-# Columns that conditions compare: those with one value per recording, and the flags.
-COMPARED = frozenset(one.name for one in TRANSCRIPT if not pa.types.is_nested(one.type)) | {"quality_flags"}
+# Columns that conditions compare: those with one value per recording, the flags, and the codes of the languages.
+COMPARED = frozenset(one.name for one in TRANSCRIPT if not pa.types.is_nested(one.type)) | {
+    "languages",
+    "quality_flags",
+}
 
 
 class NotExportableError(Exception):
@@ -201,6 +204,8 @@ class Selection:
 
 def _compared_value(row: Row, column: str) -> object:
     """Returns what a row has in a column of `COMPARED`, or else under a key of its metadata."""
+    if column == "languages":
+        return [one.language for one in parse_languages(row)]
     return row[column] if column in COMPARED else parse_metadata(row).get(column)
 
 

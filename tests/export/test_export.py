@@ -16,7 +16,14 @@ from tests.support.transcripts import transcript_row, write_transcripts
 ROOT = Path(__file__).resolve().parents[2]
 
 MIXED = [
-    transcript_row("a/1.flac", text="One.", dtype="int8", metadata={"speaker": "7"}, quality_flags=["repetition_loop"]),
+    transcript_row(
+        "a/1.flac",
+        text="One.",
+        dtype="int8",
+        metadata={"speaker": "7"},
+        quality_flags=["repetition_loop"],
+        languages=[{"language": "en", "share": 0.7}, {"language": "de", "share": 0.3}],
+    ),
     transcript_row("b", text="Zwei.", language="de", status="partial", error_kind="truncated"),
     transcript_row("c#1", text="", status="empty"),
     transcript_row("d", text=None, status="failed", error_kind="not_audio", duration_s=0.0, chunks=[]),
@@ -43,6 +50,8 @@ def test_every_recording_with_a_transcript_becomes_a_file(root: str) -> None:
         ("where=speaker:7", {"a/1.flac.srt"}),
         ("where=quality_flags:repetition_loop,language:en", {"a/1.flac.srt"}),
         ("where=-language:German", {"a/1.flac.srt", "c#1.srt"}),
+        ("where=languages:German", {"a/1.flac.srt", "b.srt"}),
+        ("where=languages:de,-languages:en", {"b.srt"}),
         ("where=-quality_flags:repetition_loop", {"b.srt", "c#1.srt"}),
         ("where=dtype:int8", {"a/1.flac.srt"}),
         ("where=-dtype:int8", {"b.srt", "c#1.srt"}),
