@@ -59,7 +59,8 @@ def split_fields(
     cells = {name: replace_nan(cell) for name, cell in row.items()}
     value = {field: None if name is None else cells[name] for field, name in taken.items()}
     used = {*taken.values(), speaker}
-    metadata = {SPEAKER: cell_to_text(cells[speaker])} if cells.get(speaker) is not None else {}
+    speaker_name = cell_to_id(cells.get(speaker))  # the recordings without one are not those of one speaker
+    metadata = {} if speaker_name is None else {SPEAKER: speaker_name}
     metadata |= {name: cell_to_text(cell) for name, cell in cells.items() if cell is not None and name not in used}
     return taken, value, metadata
 

@@ -64,7 +64,7 @@ ROWS = st.lists(
                 "reference": st.none() | TEXTS,
                 "segments": st.none() | SPANS,
                 "location": PLACES,
-                "metadata": st.dictionaries(KEYS, TEXTS, max_size=3),
+                "metadata": st.dictionaries(KEYS, TEXTS, max_size=3).filter(lambda keys: keys.get("speaker") != ""),
             }
         ),
     ),

@@ -112,6 +112,16 @@ def test_a_missing_reference_differs_from_an_empty_one(place: Place) -> None:
     assert [one.reference for one in listed(place({"m.parquet": table}) + "/m.parquet")] == [None, ""]
 
 
+def test_recordings_without_a_name_of_their_speaker_are_not_those_of_one_speaker(place: Place) -> None:
+    speakers: list[dict[str, Any]] = [{"speaker": ""}, {"speaker": None}, {}, {"speaker": "7"}]
+    root = place(AUDIO | {"m.jsonl": lines(*({"id": f"{n}", "uri": "b.wav"} | row for n, row in enumerate(speakers)))})
+    assert [one.metadata for one in listed(f"{root}/m.jsonl")] == [{}, {}, {}, {"speaker": "7"}]
+    table = parquet(uri=["b.wav", "a.wav"], id=["1", "2"], voice=["", "7"])
+    root = place({"m.parquet": table})
+    found = listed(f"{root}/m.parquet", columns={"speaker": "voice"})
+    assert [one.metadata for one in found] == [{}, {"speaker": "7"}]
+
+
 def test_csv_and_tsv_are_read_with_empty_cells_as_null(place: Place) -> None:
     table = 'id,path,text,duration,city\n1,audio/a.wav,"two\nlines, ""quoted""",2,\n\n2,b.wav,,,Bonn\n'
     root = place(AUDIO | {"m.csv": "\ufeff" + table, "m.tsv": 'path\ttext\nb.wav\the said "no\n'})
