@@ -12,7 +12,7 @@ from rich.text import Text
 
 from distil_ray.cli.console import JsonConsole
 from distil_ray.evaluation.normalizers import SEPARATOR, names_in_several_versions
-from distil_ray.evaluation.statistics import Example
+from distil_ray.evaluation.statistics import SPEAKER, Example
 from distil_ray.evaluation.summary import Figures, RunSummary, sort_by_wer
 from distil_ray.recognition.quality_flags import MAX_UNTRANSCRIBED_S, MIXED_LANGUAGES, UNTRANSCRIBED_SPEECH
 from distil_ray.redaction import redact
@@ -35,6 +35,7 @@ def print_summary(report: RunSummary, output_uri: str, console: Console) -> None
     console.print()
     console.print(_table(summary))
     for label, text in [
+        ("no groups", _groups_without_values(summary)),
         ("speed", _speed(summary)),
         ("failed", _failures(summary)),
         ("doubtful", doubtful_text_warning(summary, english_only=summary["english_only"])),
@@ -98,6 +99,12 @@ def mixed_versions_warning(normalizers: str | None) -> str | None:
         if names
         else None
     )
+
+
+def _groups_without_values(summary: Figures) -> str | None:
+    """Returns the columns of ``scoring.group_by`` that no recording has; not the speaker, which is the default."""
+    names = [name for name, groups in summary["groups"].items() if not groups and name != SPEAKER]
+    return f"no recording has a value for {' or '.join(names)} (scoring.group_by)" if names else None
 
 
 def _speed(summary: Figures) -> str:

@@ -304,6 +304,14 @@ def test_untranscribed_speech_is_summed_and_printed(tmp_path: Path) -> None:
     assert line in shown(report)
 
 
+def test_a_column_to_group_by_that_no_recording_has_is_printed(tmp_path: Path) -> None:
+    rows = [row("a", None, "en", "one", "One.")]
+    store(str(tmp_path), rows)
+    scoring = ScoringConfig(group_by=("speaker", "acent", "language"))
+    text = shown(summarize(files(str(tmp_path)), Storage(), facts(rows), scoring))
+    assert "no groups      no recording has a value for acent (scoring.group_by)" in text
+
+
 def test_recordings_of_several_languages_are_counted_and_printed(tmp_path: Path) -> None:
     rows = [
         row(name, None, "en", None, "One.", quality_flags=[MIXED_LANGUAGES] * (name == "b")) for name in ("a", "b", "c")
