@@ -23,7 +23,7 @@ from distil_ray.config import Config
 from distil_ray.config.loader import parse_config
 from distil_ray.errors import SettingsError
 from distil_ray.evaluation.wer import Scorer
-from distil_ray.output.run_context import RUNS_FOLDER, ChunkingPlan, Run, resolve_chunking
+from distil_ray.output.run_context import RUNS_FOLDER, ChunkingPlan, Run, resolve_chunking, resolve_window
 from distil_ray.pipeline.model_setup import load_model_info
 from distil_ray.pipeline.transcribe_stage import TranscribeStage
 from distil_ray.pipeline.transcript_rows import RowBuilder
@@ -116,7 +116,7 @@ class MethodLoader:
 
 def _exact(stored: Config, here: Config, revision: str | None, full_windows: bool) -> Config:
     """Returns the settings of a run with exact decoding and with this machine's resources and storage."""
-    window = {"window": "full"} if full_windows else {}
+    window = "full" if full_windows else resolve_window(stored)  # that of the stored recognizer
     model: dict[str, Any] = {"assistant": None, "revision": revision, "device": "auto"}
     if load_capabilities(stored.model.recognizer).whisper_checkpoint:
         model |= {"recognizer": "native", "dtype": "float32"}
@@ -124,7 +124,7 @@ def _exact(stored: Config, here: Config, revision: str | None, full_windows: boo
         update={
             "model": stored.model.model_copy(update=model | {"cache_dir": here.model.cache_dir}),
             "decoding": stored.decoding.model_copy(update={"batch_size": 1}),
-            "chunking": stored.chunking.model_copy(update=window),
+            "chunking": stored.chunking.model_copy(update={"window": window}),
             "output": here.output,
             "resources": here.resources,
             "storage": here.storage,

@@ -140,6 +140,15 @@ def test_full_windows_can_be_requested(folder: Path) -> None:
     assert ", in 30 s" in words
 
 
+def test_a_run_of_transformers_is_compared_in_its_full_windows(folder: Path) -> None:
+    """`chunking.window=auto` of such a run is full; of the native recognizer, which transcribes again, it is short."""
+    settings = folder / "out/runs/run/config.yaml"
+    stored = load_config(str(settings), ["model.recognizer=transformers", "decoding.beam_selection=score"])
+    settings.write_text(dump_config(stored))
+    _, words = _recheck(folder, "1")
+    assert ", in 30 s" in words
+
+
 def test_a_changed_row_is_found_and_the_verdict_is_the_last_line(folder: Path) -> None:
     def tamper(row: Row) -> Row:
         if not row["uri"].endswith("sonnet.wav"):
