@@ -100,9 +100,10 @@ class UtteranceCounts:
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """The result of a build. `num_earlier` counts the examples of an interrupted build that this one finished."""
+    """The result of a build. `num_existing` counts the examples that the data set had, without those that this build
+    is to replace, and with those of an interrupted build that this one finished."""
 
-    num_earlier: int
+    num_existing: int
     made: list[ShardResult]
     counts: UtteranceCounts
     config: Config
@@ -112,13 +113,13 @@ class BuildResult:
         return sum(one.num_lost for one in self.made)
 
     @property
-    def num_tried(self) -> int:
-        return self.num_earlier + sum(one.num_examples + one.num_lost for one in self.made)
+    def num_total(self) -> int:
+        return self.num_existing + sum(one.num_examples + one.num_lost for one in self.made)
 
     @property
     def lost_too_many(self) -> str | None:
         """Returns the limit that is exceeded (`Config.too_many_failed`), or None."""
-        return self.config.too_many_failed(self.num_lost, self.num_tried) if self.num_lost else None
+        return self.config.too_many_failed(self.num_lost, self.num_total) if self.num_lost else None
 
 
 def report_result(
@@ -131,10 +132,10 @@ def report_result(
     Raises:
         SettingsError: No transcript has any text.
     """
-    lost, tried = outcome.num_lost, outcome.num_tried
+    lost, total = outcome.num_lost, outcome.num_total
     if lost:
         why = next(one.why for one in outcome.made if one.why)
-        log_field("without audio", f"{lost:,} of {tried:,} examples, retried by the next build: {why}", console)
+        log_field("without audio", f"{lost:,} of {total:,} examples, retried by the next build: {why}", console)
     if not (figures.num_examples and is_current) and not lost:
         if not outcome.counts.had_text and not figures.had_text:
             raise SettingsError(f"output.uri={config.output.uri}: none of its transcripts has text to make labels from")
@@ -142,7 +143,7 @@ def report_result(
         log_field("nothing kept", f"the filters reject every utterance ({figures.reason_words()}). {hint}", console)
         return ExitCode.TOO_MANY_FAILED
     if exceeded := outcome.lost_too_many:
-        log_field("too many", f"{lost:,} of {tried:,} examples lack their audio, {exceeded}", console)
+        log_field("too many", f"{lost:,} of {total:,} examples lack their audio, {exceeded}", console)
         return ExitCode.TOO_MANY_FAILED
     return ExitCode.DONE
 
@@ -240,11 +241,11 @@ def build(config: Config, console: Console, *, force: bool = False) -> ExitCode:
             log_field(
                 "updated", f"{completed:,} files of an earlier version, adding the columns that they lacked", console
             )
-        earlier = _finish_earlier(work, console)
-        counts = _plan(source, ledger, work, replaced, console)
+        _finish_earlier(work, console)
+        num_existing, counts = _plan(source, ledger, work, replaced, console)
         _warn_about_empty_split(source, ledger, work, replaced, console)
         lease.check()
-        outcome = BuildResult(earlier, _make_shards(work, console), counts, config)
+        outcome = BuildResult(num_existing, _make_shards(work, console), counts, config)
         is_current = _replace(replaced, source, outcome, console)
         if is_current:
             figures = write_card(source.dataset_uri, source.settings, source.storage)
@@ -326,23 +327,23 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _finish_earlier(work: ShardContext, console: Console) -> int:
-    """Writes the shards that an interrupted build has planned; an incomplete plan is deleted.
-
-    Returns the number of their examples. Examples without audio are planned again, and counted then.
-    """
+def _finish_earlier(work: ShardContext, console: Console) -> None:
+    """Writes the shards that an interrupted build has planned; an incomplete plan is deleted."""
     storage, marker = work.storage, join(work.plan_uri, PLAN_COMPLETE)
     if storage.stat(marker) is not None and storage.read(marker).decode() == work.settings:
         log_field("resumed", "an earlier build was interrupted; its shards are finished first", console)
-        return sum(one.num_examples for one in _make_shards(work, console))
-    storage.delete(work.plan_uri)
-    return 0
+        _make_shards(work, console)
+    else:
+        storage.delete(work.plan_uri)
 
 
 def _plan(
     source: LabelSource, ledger: Ledger, work: ShardContext, replaced: list[DatasetFile], console: Console
-) -> UtteranceCounts:
-    """Plans the examples that the data set lacks, ignoring the files in `replaced`; writes the rejected utterances."""
+) -> tuple[int, UtteranceCounts]:
+    """Plans the examples that the data set lacks, ignoring the files in `replaced`; writes the rejected utterances.
+
+    Returns the number of examples that it has, and the counts of the utterances that it lacked.
+    """
     storage, labels = source.storage, source.config.labels
     rows = current_rows(ledger)
     sources = source_keys(ledger, rows)
@@ -367,7 +368,7 @@ def _plan(
         if is_audio_missing_file(one.uri):  # all of it has been planned again
             storage.delete(one.uri)
     counts.print(console)
-    return counts
+    return existing.num_examples, counts
 
 
 def _warn_about_empty_split(

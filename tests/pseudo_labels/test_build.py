@@ -330,8 +330,9 @@ def test_missing_audio_keeps_only_its_own_utterance_out_of_the_data_set(labels: 
     assert {row["id"] for row in labels.rejected()} == {labels.clips[4]["id"]}
     assert labels.utterances() == sorted(clip["id"] for clip in labels.clips)
     before = labels.files("data")
-    labels.build()
+    code, printed = labels.build()
     assert labels.files("data") == before
+    assert (code, "1 of 6 examples" in printed) == (ExitCode.DONE, True), "of the data set, not of what was tried again"
 
 
 def test_a_file_that_another_program_has_rewritten_is_an_error_with_remedies(labels: Set) -> None:
