@@ -184,6 +184,9 @@ def resolve_beams(config: Config) -> Config:
     On CPUs five beams have a tenth fewer wrong words than greedy decoding, for 1.3 to 2 times the time.
     On GPUs, steps with beams are not recorded as CUDA graphs. An assistant drafts for greedy decoding only;
     ``decoding.speculative=off`` does not count here, so that it changes no text.
+
+    Raises:
+        SettingsError: A selection among beams is set where ``auto`` is greedy decoding.
     """
     decoding, capabilities = config.decoding, load_capabilities(config.model.recognizer)
     num_beams, selection = decoding.num_beams, decoding.beam_selection
@@ -191,6 +194,12 @@ def resolve_beams(config: Config) -> Config:
         on_gpu = config.resources.gpus_per_actor > 0
         num_beams = AUTO_BEAMS if capabilities.beam_selection and not on_gpu and not config.has_assistant else 1
     if num_beams == 1:
+        if selection == "minimum_bayes_risk":
+            raise SettingsError(
+                f"decoding.beam_selection={selection} selects among the texts of a beam search, and"
+                " decoding.num_beams=auto is 1 on GPUs, with an assistant, and with recognizers that select among none:"
+                " set decoding.num_beams to 5, for instance, or decoding.beam_selection to auto"
+            )
         selection = "score"
     elif selection == "auto":
         selection = "minimum_bayes_risk" if capabilities.beam_selection else "score"

@@ -141,7 +141,6 @@ AUTO = ["decoding.num_beams=auto", "decoding.beam_selection=auto"]
         ([*AUTO, "decoding.num_beams=5", "model.recognizer=transformers"], (5, "score")),
         ([*AUTO, "model.recognizer=transformers", "chunking.strategy=sequential"], (1, "score")),
         ([*AUTO, TEXT_ONLY], (1, "score")),
-        (["decoding.num_beams=auto", "decoding.beam_selection=minimum_bayes_risk", TEXT_ONLY], (1, "score")),
     ],
 )
 def test_beams_of_auto_follow_device_assistant_and_recognizer(settings: list[str], expected: tuple[int, str]) -> None:
@@ -149,6 +148,13 @@ def test_beams_of_auto_follow_device_assistant_and_recognizer(settings: list[str
     assert (config.decoding.beam_count, config.decoding.beam_selection) == expected
     check_capabilities(config)
     assert resolve_beams(config) == config
+
+
+@pytest.mark.parametrize("setting", [TEXT_ONLY, "resources.gpus_per_actor=1", "model.assistant=nowhere"])
+def test_a_selection_among_beams_that_auto_does_not_search_is_an_error(setting: str) -> None:
+    settings = ["decoding.num_beams=auto", "decoding.beam_selection=minimum_bayes_risk", setting]
+    with pytest.raises(SettingsError, match=r"decoding\.num_beams=auto is 1"):
+        resolve_beams(load_config(None, settings))
 
 
 @pytest.mark.parametrize("selection", ["score", "minimum_bayes_risk"])
