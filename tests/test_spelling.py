@@ -36,6 +36,7 @@ ALLOWED = {
     "tests/evaluation/": {"colour", "grey"},  # normalizers make one spelling of both
     "tests/whisper/test_student.py": {"colour"},
     "distil_ray/pseudo_labels/utterances.py": {"licenc"},  # a key of metadata in corpora
+    "tests/pseudo_labels/test_utterances.py": {"licenc"},
     "distil_ray/export/formats/ass.py": {"colour", "dialogue"},  # names of fields and lines of the format
     "tests/export/": {"dialogue"},
     "distil_ray/report/templates/": {"labelled"},  # aria-labelledby
