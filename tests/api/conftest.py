@@ -12,7 +12,7 @@ from tests.support.without_ray import run_stages_in_process
 
 # The same arithmetic in every process, several parts of a recording of 53 s, and a manifest of files elsewhere.
 SETTINGS = {"model.dtype": "float32", "resources.cpus_per_actor": 1, "plan.part_audio_s": 30}
-SETTINGS |= {"input.allow_external_paths": True}
+SETTINGS |= {"input.allow_external_paths": True, "decoding.num_beams": 1}
 RECORDINGS = ("sonnet-1", "cards-001", "austen-0880-8khz", "librispeech-61", "two-speakers-stereo", "spanish")
 MODEL = "packaged:whisper-tiny.en"
 

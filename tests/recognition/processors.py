@@ -12,6 +12,8 @@ WITHOUT_VNNI = {  # a processor with AVX2, for torch, oneDNN, MKL and FBGEMM
 }
 needs_vnni = pytest.mark.skipif(not has_int8_products(), reason="the processor has no 8-bit products (VNNI, AMX)")
 needs_avx2 = pytest.mark.skipif("avx2" not in cpu_flags(), reason="the processor has no AVX2: int8 is float32 there")
+# Without instructions for bfloat16 its products are emulated, and take five times as long as those of float32.
+BFLOAT16 = pytest.param("bfloat16", marks=() if cpu_flags() & {"avx512_bf16", "amx_bf16"} else pytest.mark.slow)
 # The ways to compute int8 that this processor supports.
 PRODUCTS = [
     pytest.param(EIGHT_BITS, marks=needs_vnni, id="8-bits"),

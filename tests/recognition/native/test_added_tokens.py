@@ -57,8 +57,7 @@ def test_the_tokens_are_those_of_generate(checkpoint: Path, clips: list[PCM16]) 
     assert sum(ADDED in each.text for each in ours) == 3
 
 
-@pytest.mark.parametrize("num_beams", [1, 2])
-@pytest.mark.parametrize("timestamps", ["segment", "word"])
+@pytest.mark.parametrize(("timestamps", "num_beams"), [("segment", 1), ("word", 2)])
 def test_times_and_words_are_those_of_the_word_that_it_replaces(
     checkpoint: Path, whisper_tiny_en: Path, clips: list[PCM16], timestamps: str, num_beams: int
 ) -> None:

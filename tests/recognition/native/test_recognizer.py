@@ -14,7 +14,7 @@ from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.transformers_recognizer import TransformersRecognizer
 from distil_ray.types import SAMPLE_RATE, Hypothesis
-from tests.recognition.processors import needs_avx2
+from tests.recognition.processors import BFLOAT16, needs_avx2
 from tests.support.clips import load_samples
 
 EXACT = RecognizerOptions(dtype="float32", batch_size=4, threads=1)
@@ -61,7 +61,7 @@ def test_tokens_equal_generate_whatever_else_is_in_the_batch(
     assert 0.7 * audio_s < recognizer.processed_s <= audio_s
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", pytest.param("int8", marks=needs_avx2)])
+@pytest.mark.parametrize("dtype", ["float32", BFLOAT16, pytest.param("int8", marks=needs_avx2)])
 def test_every_number_is_the_same_to_the_bit_whatever_else_is_in_the_batch(
     whisper_tiny_en: Path, clips: list[PCM16], dtype: str
 ) -> None:
