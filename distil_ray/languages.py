@@ -53,6 +53,16 @@ def match_language_code(written: str, languages: Collection[str]) -> str | None:
     return next((code for code in _candidates(written) if code in languages), None)
 
 
+def require_language(written: str) -> None:
+    """Raises ValueError, with a similar name, for what is no language: neither a code, a tag nor a name of any."""
+    if (code := language_code(written)) is None or code in WHISPER_LANGUAGES or _parse(code) is not None:
+        return
+    similar = suggest_language(written, WHISPER_LANGUAGES)
+    raise ValueError(
+        f"language={written!r} is not a language" + (f". Did you mean {similar}?" if similar else "; write its code")
+    )
+
+
 def select_languages(written: Collection[str], languages: Sequence[str]) -> tuple[str, ...]:
     """Returns those codes of `languages` that `written` lists, in their order; all of them where nothing is written.
 

@@ -12,7 +12,7 @@ from distil_ray.config import ScoringConfig
 from distil_ray.config.evaluation import NormalizerChoice
 from distil_ray.evaluation.normalizers import SEPARATOR
 from distil_ray.evaluation.wer import Score, Scorer, bootstrap_interval, pooled_rate
-from distil_ray.languages import language_code
+from distil_ray.languages import language_code, require_language
 from distil_ray.types import EDITS
 
 Interval = tuple[float, float]  # low, high, as fractions
@@ -83,9 +83,12 @@ def score(
         seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: The arguments have different lengths, or a text is none, as that of a recording that failed.
+        ValueError: The arguments have different lengths, a text is none, as that of a recording that failed, or the
+            one language of all texts is no language.
     """
     num_pairs = len(hypotheses)
+    if isinstance(language, str):
+        require_language(language)
     languages = [language] * num_pairs if language is None or isinstance(language, str) else _with_none(language)
     by, speakers = (None if labels is None else _with_none(labels) for labels in (by, speakers))
     _require_length(num_pairs, references=references, language=languages, by=by, speakers=speakers)

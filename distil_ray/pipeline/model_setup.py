@@ -186,7 +186,7 @@ def resolve_beams(config: Config) -> Config:
     ``decoding.speculative=off`` does not count here, so that it changes no text.
 
     Raises:
-        SettingsError: A selection among beams is set where ``auto`` is greedy decoding.
+        SettingsError: A selection among beams, or a length penalty for their scores, is set for greedy decoding.
     """
     decoding, capabilities = config.decoding, load_capabilities(config.model.recognizer)
     num_beams, selection = decoding.num_beams, decoding.beam_selection
@@ -195,16 +195,25 @@ def resolve_beams(config: Config) -> Config:
         num_beams = AUTO_BEAMS if capabilities.beam_selection and not on_gpu and not config.has_assistant else 1
     if num_beams == 1:
         if selection == "minimum_bayes_risk":
-            raise SettingsError(
-                f"decoding.beam_selection={selection} selects among the texts of a beam search, and"
-                " decoding.num_beams=auto is 1 on GPUs, with an assistant, and with recognizers that select among none:"
-                " set decoding.num_beams to 5, for instance, or decoding.beam_selection to auto"
-            )
+            raise _no_beams_error("beam_selection", selection, "selects among", decoding.num_beams, "auto")
+        if decoding.length_penalty != 1:
+            value = f"{decoding.length_penalty:g}"
+            raise _no_beams_error("length_penalty", value, "weighs the scores of", decoding.num_beams, "1.0")
         selection = "score"
     elif selection == "auto":
         selection = "minimum_bayes_risk" if capabilities.beam_selection else "score"
     update = {"num_beams": num_beams, "beam_selection": selection}
     return config.model_copy(update={"decoding": decoding.model_copy(update=update)})
+
+
+def _no_beams_error(setting: str, value: str, purpose: str, num_beams: str | int, unset: str) -> SettingsError:
+    """Returns the error for a setting of the beam search where decoding is greedy."""
+    greedy = "is 1 on GPUs, with an assistant, and with recognizers that select among none"
+    return SettingsError(
+        f"decoding.{setting}={value} {purpose} the texts of a beam search, and decoding.num_beams={num_beams}"
+        f" {greedy if num_beams == 'auto' else 'is greedy decoding'}: set decoding.num_beams to 5, for instance, or"
+        f" decoding.{setting} to {unset}"
+    )
 
 
 def check_capabilities(config: Config) -> None:
@@ -220,13 +229,13 @@ def check_capabilities(config: Config) -> None:
         for setting, value, is_capable, instead in _requirements(config)
         if not is_capable(capabilities)
     ]
-    missing += _long_form_conflicts(config)
+    missing += _conflicts(config)
     if missing:
         raise SettingsError("\n".join(missing))
 
 
-def _long_form_conflicts(config: Config) -> list[str]:
-    """Returns settings that contradict the strategy: a line for each."""
+def _conflicts(config: Config) -> list[str]:
+    """Returns settings that contradict the strategy, or have no effect without another one: a line for each."""
     strategy = config.chunking.strategy
     is_long_form = load_chunker(strategy).long_form
     found = []
@@ -239,6 +248,12 @@ def _long_form_conflicts(config: Config) -> list[str]:
         found.append(
             f"chunking.window=gated: the windows of chunking.strategy={strategy} have 30 s; set chunking.window to auto"
             " or full"
+        )
+    if config.decoding.best_of > 1 and len(config.decoding.temperatures) == 1:
+        found.append(
+            f"decoding.best_of={config.decoding.best_of}: chunks are sampled at temperatures above 0 only, and"
+            " decoding.temperatures=[0.0] has none; set decoding.temperatures to [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], for"
+            " instance, or decoding.best_of to 1"
         )
     return found
 

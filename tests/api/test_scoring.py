@@ -62,3 +62,10 @@ def test_missing_values_of_a_data_frame_are_none() -> None:
 def test_lengths_must_agree() -> None:
     with pytest.raises(ValueError, match="references: has 1 entries for 2 hypotheses"):
         dr.score(["a", "b"], ["a"])
+
+
+def test_what_is_no_language_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'enlish' is not a language\. Did you mean en \(English\)\?"):
+        dr.score(["a"], ["a"], "enlish")
+    normalizers = {dr.score(["a"], ["a"], name).normalizer for name in ("kab", "unknown", None)}
+    assert not any("english" in one for one in normalizers)

@@ -46,7 +46,6 @@ class TextOnly:
         ("decoding.max_initial_timestamp_s=0", False),
         ("decoding.prefix=Well", True),
         ("decoding.num_beams=5", False),
-        ("decoding.best_of=5", True),
         ("chunking.strategy=overlap", False),
         ("chunking.strategy=sequential", False),
         ("chunking.length_s=25", False),
@@ -84,9 +83,10 @@ def test_the_reference_recognizer_takes_beams_but_does_not_select_them_by_risk()
     [
         (["decoding.condition_on_previous_text=true"], "set chunking.strategy=sequential"),
         (["chunking.strategy=sequential", "chunking.window=gated"], "set chunking.window to auto or full"),
+        (["decoding.best_of=5"], r"decoding\.temperatures=\[0\.0\] has none"),
     ],
 )
-def test_settings_that_contradict_the_strategy_are_refused(settings: list[str], message: str) -> None:
+def test_settings_that_contradict_others_are_refused(settings: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         check_capabilities(load_config(None, settings))
 
@@ -150,17 +150,32 @@ def test_beams_of_auto_follow_device_assistant_and_recognizer(settings: list[str
     assert resolve_beams(config) == config
 
 
+@pytest.mark.parametrize("beams", ["beam_selection=minimum_bayes_risk", "length_penalty=0.8"])
 @pytest.mark.parametrize("setting", [TEXT_ONLY, "resources.gpus_per_actor=1", "model.assistant=nowhere"])
-def test_a_selection_among_beams_that_auto_does_not_search_is_an_error(setting: str) -> None:
-    settings = ["decoding.num_beams=auto", "decoding.beam_selection=minimum_bayes_risk", setting]
-    with pytest.raises(SettingsError, match=r"decoding\.num_beams=auto is 1"):
+def test_settings_of_a_beam_search_are_errors_where_auto_is_greedy(setting: str, beams: str) -> None:
+    settings = ["decoding.num_beams=auto", f"decoding.{beams}", setting]
+    with pytest.raises(SettingsError, match=rf"decoding\.{beams} .* decoding\.num_beams=auto is 1"):
         resolve_beams(load_config(None, settings))
+
+
+def test_a_length_penalty_needs_beams() -> None:
+    settings = ["decoding.length_penalty=0.8", "decoding.beam_selection=auto"]
+    assert resolve_beams(load_config(None, [*settings, "decoding.num_beams=2"])).decoding.length_penalty == 0.8
+    with pytest.raises(SettingsError, match=r"decoding\.num_beams=1 is greedy decoding: .*length_penalty to 1\.0"):
+        resolve_beams(load_config(None, [*settings, "decoding.num_beams=1"]))
 
 
 @pytest.mark.parametrize("selection", ["score", "minimum_bayes_risk"])
 def test_settings_without_auto_stay_as_they_are(selection: str) -> None:
     config = load_config(None, ["decoding.num_beams=5", f"decoding.beam_selection={selection}"])
     assert resolve_beams(config) == config
+
+
+def test_samples_need_a_recognizer_that_has_them() -> None:
+    settings = ["decoding.best_of=5", "decoding.temperatures=[0.0,0.2]"]
+    check_capabilities(load_config(None, settings))
+    with pytest.raises(SettingsError, match=r"decoding\.best_of=5 is not supported by model\.recognizer=transformers"):
+        check_capabilities(load_config(None, [*settings, "model.recognizer=transformers"]))
 
 
 def test_everything_that_the_recognizer_lacks_is_reported_at_once() -> None:
