@@ -15,6 +15,7 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 X86 = ("x86_64", "amd64")
 BFLOAT16_FLAG = "amx_bf16"  # instructions for products of bfloat16 matrices
+BFLOAT16_VECTOR_FLAG = "avx512_bf16"  # of bfloat16 vectors
 PRODUCT_FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # in /proc/cpuinfo: instructions for 8-bit products
 # Flags that libraries may not use, by the value of a variable in the environment (ATEN_CPU_CAPABILITY of torch,
 # ONEDNN_MAX_CPU_ISA of oneDNN).
@@ -81,6 +82,12 @@ def has_int8_products() -> bool:
 def has_amx() -> bool:
     """Returns True if the processor multiplies matrices of bfloat16 in AMX tiles, at six times the rate of float32."""
     return BFLOAT16_FLAG in cpu_flags()
+
+
+@functools.cache
+def has_bfloat16_vectors() -> bool:
+    """Returns True if the processor multiplies vectors of bfloat16, at twice the rate of float32, and has no AMX."""
+    return BFLOAT16_VECTOR_FLAG in cpu_flags() and not has_amx()
 
 
 def cpu_flags() -> frozenset[str]:

@@ -10,9 +10,9 @@ batch, their order, or the number of slots (bit for bit in float32 on a CPU; up 
 host waits for the device only where a loop polls for finished rows.
 
 Begin with `recognizer.py`, then `slot_loop.py` and `decoding_loop.py`. What a loop needs follows: `scheduler.py` (which
-chunk holds which slot), `batch_state.py` (tokens of each row), `kv_cache.py`, `encoder.py`, `decoder.py` with
-`attention.py`, `state_attention.py` and `linear.py`, and `logits_rules.py` with `repetition_rules.py`. Several texts of
-a chunk, of which one is returned: `hypotheses_loop.py` with `beam_search.py`, `best_of.py` and `branch_table.py`. After
-decoding: `fallback.py`, `chunk_decoding.py`, `alignment.py`, `word_timestamps.py`. Optional parts: `speculative.py`,
-`cuda_graphs.py`, `triton_attention.py`.
+chunk holds which slot), `batch_state.py` (tokens of each row), `kv_cache.py`, `encoder.py` with `encoder_attention.py`,
+`decoder.py` with `attention.py`, `state_attention.py` and `linear.py`, and `logits_rules.py` with
+`repetition_rules.py`. Several texts of a chunk, of which one is returned: `hypotheses_loop.py` with `beam_search.py`,
+`best_of.py` and `branch_table.py`. After decoding: `fallback.py`, `chunk_decoding.py`, `alignment.py`,
+`word_timestamps.py`. Optional parts: `speculative.py`, `cuda_graphs.py`, `triton_attention.py`.
 """

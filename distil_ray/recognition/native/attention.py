@@ -150,7 +150,7 @@ class DenseAttention(_DenseSelfAttention):
 
         `visible` is that of `_DenseSelfAttention`. The other arguments are those of `Decoder.step`.
         """
-        super().__init__(visible, cache.cross_mask.dtype)
+        super().__init__(visible, cache.dtype)
         self._blocks = [
             _block_of_rows(cache, block, self._rows, encoder_positions, is_ragged)
             for block in cache.blocks
@@ -209,7 +209,7 @@ class StateAttention(_DenseSelfAttention):
             projections: Of each layer.
             is_ragged: That of `Decoder.step`.
         """
-        super().__init__(visible, cache.cross_mask.dtype)
+        super().__init__(visible, cache.dtype)
         self._projections = projections
         self._parts: list[tuple[Tensor, Tensor | None]] = []  # states and mask of consecutive rows
         first = 0
@@ -256,8 +256,11 @@ class LengthAwareAttention:
 def masked_attention(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Returns attention of scaled queries, shape (rows, heads, P, head), over transposed keys, (rows, heads, head, T).
 
-    `values` have the shape (rows, heads, T, head). `mask` is added to the weights.
+    `values` have the shape (rows, heads, T, head). `mask` is added to the weights. Where keys, values and mask have
+    another number type than the queries, it is computed in theirs.
     """
+    if query.dtype != keys.dtype:
+        return masked_attention(query.to(keys.dtype), keys, values, mask).to(query.dtype)
     if runs_in_amx(query):
         return functional.scaled_dot_product_attention(query, keys.transpose(-1, -2), values, attn_mask=mask, scale=1.0)
     # A single row would be read where it lies and several rows be copied together: the kernels differ by the layout.

@@ -27,48 +27,24 @@ from distil_ray.recognition.native.attention import (
     masked_attention,
     merge_heads,
 )
+from distil_ray.recognition.native.decoder_weights import DecoderLayer, prepare_layer, prepare_vocabulary
 from distil_ray.recognition.native.encoder import silence_log_weight
-from distil_ray.recognition.native.float8 import Float8Layers, quantize
-from distil_ray.recognition.native.half_linear import HalfLinear
+from distil_ray.recognition.native.float8 import Float8Layers
 from distil_ray.recognition.native.kv_cache import KVCache, round_up_to_lanes
 from distil_ray.recognition.native.linear import (
-    Int8Linear,
     Linear,
-    PackedLinear,
     Projection,
-    fuse_linears,
-    prepare_for_steps,
     row_blocks,
 )
 from distil_ray.recognition.native.query_record import QueryRecord
 from distil_ray.recognition.native.state_attention import StateProjection, attend_to_states, can_read_states
-from distil_ray.whisper.formats.tensors import EMBEDDING
-from distil_ray.whisper.processor import Int8Products
-from distil_ray.whisper.safetensors_files import StoredRows
-from distil_ray.whisper.stored_model import StoredModel
+from distil_ray.whisper.processor import Int8Products, has_bfloat16_vectors
 
 # Called with: number of the layer, scaled queries (rows, heads, P, head), a function that returns the transposed keys,
 # (rows, heads, head, T), of the heads with these numbers, and the mask.
 CrossAttentionHook = Callable[[int, Tensor, Callable[[Tensor], Tensor], Tensor], None]
 
 SPARE_POSITIONS = 16  # of the cache, behind the last position of any text: drafts beyond it are written there
-
-
-@dataclass(frozen=True, slots=True)
-class DecoderLayer:
-    """The weights of one decoder layer."""
-
-    self_norm: nn.LayerNorm
-    self_qkv: Projection  # (3 d, d): query, key, value
-    self_out: Projection
-    cross_norm: nn.LayerNorm
-    cross_query: Projection
-    cross_kv: Projection | None  # (2 d, d): key, value, of the encoder's hidden states; None: of `cross_states`
-    cross_states: StateProjection | None
-    cross_out: Projection
-    mlp_norm: nn.LayerNorm
-    fc1: Projection
-    fc2: Projection
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +81,8 @@ class Decoder:
         Args:
             module: A `WhisperForConditionalGeneration` or a `StoredModel`.
             int8: The larger linear layers and the vocabulary compute in 8 bits (linear.py). A layer of (d_model,
-                d_model) takes as long in float32 for the few rows of a step.
+                d_model) takes as long in float32 for the few rows of a step. Cross-attention is computed in bfloat16
+                where the processor is faster in it (`has_bfloat16_vectors`).
             vocabulary: The only ids that get logits, int64, ascending; None: all.
             float8: Takes what computes in 8 bits on a GPU: the vocabulary, and the keys and values of cross-attention.
                 A step is limited by memory, and its other layers are small.
@@ -126,15 +103,17 @@ class Decoder:
         )
         has_kernel = self.single_query_attention is not None  # for keys and values
         self._reads_states = reads_states and not has_kernel and can_read_states(decoder.embed_positions.weight)
+        is_rounded = int8 is not None and self.device.type == "cpu" and has_bfloat16_vectors()
+        self._window_dtype = torch.bfloat16 if is_rounded else self.dtype
         self._layers = [
-            _prepare_layer(layer, int8, float8, self.heads if self._reads_states else None, has_many_rows)
+            prepare_layer(layer, int8, float8, self.heads if self._reads_states else None, has_many_rows)
             for layer in decoder.layers
         ]
         self._state_projections = [layer.cross_states for layer in self._layers if layer.cross_states is not None]
         self._norm: nn.LayerNorm = decoder.layer_norm
         self._silence_kv: list[tuple[Tensor, Tensor]] = []  # of each layer, as in the cache
         self._positions: Tensor = decoder.embed_positions.weight
-        self._tokens, self._vocabulary = _prepare_vocabulary(module, int8, vocabulary, float8, has_many_rows)
+        self._tokens, self._vocabulary = prepare_vocabulary(module, int8, vocabulary, float8, has_many_rows)
         self.cache_positions: int = self.max_positions + SPARE_POSITIONS
         self._columns = torch.arange(max(self.cache_positions, self.max_encoder_positions), device=self.device)
 
@@ -154,6 +133,7 @@ class Decoder:
             encoder_positions=self.max_encoder_positions,
             dtype=self.dtype,
             device=self.device,
+            window_dtype=self._window_dtype,
             keeps_states=self._reads_states,
         )
 
@@ -181,8 +161,8 @@ class Decoder:
         for layer in self._layers:
             if layer.cross_kv is None:
                 continue
-            keys = hidden.new_empty(self.heads, self.head_size, len(hidden))
-            values = hidden.new_empty(self.heads, len(hidden), self.head_size)
+            keys = hidden.new_empty(self.heads, self.head_size, len(hidden), dtype=self._window_dtype)
+            values = hidden.new_empty(self.heads, len(hidden), self.head_size, dtype=self._window_dtype)
             _project_row(layer.cross_kv, hidden, keys, values)
             self._silence_kv.append((keys, values))
 
@@ -194,7 +174,7 @@ class Decoder:
         """
         length = encoded.shape[1]
         if cache.states is not None:
-            cache.states[slots, :length] = encoded
+            cache.states[slots, :length] = encoded.to(cache.states.dtype)
         else:
             self._write_keys_and_values(encoded, cache, slots, window_positions)
         cache.encoder_lengths.index_fill_(0, slots, length)  # without a copy to the device
@@ -321,7 +301,7 @@ class Decoder:
         No slot holds more positions. Those behind a row's own are zeros or older values.
         """
         if cache.states is None:
-            return cache.gather_keys(layer, slots, encoder_positions, heads)
+            return cache.gather_keys(layer, slots, encoder_positions, heads).to(self.dtype)
         return self._state_projections[layer].keys(cache.states[slots, :encoder_positions], heads)
 
     def cross_products(self, cache: KVCache, slot: int, layer: int, heads: Tensor, query: Tensor) -> Tensor:
@@ -436,65 +416,3 @@ def _project_row(cross_kv: Projection, hidden: Tensor, keys: Tensor, values: Ten
 
 def _mlp(layer: DecoderLayer, hidden: Tensor) -> Tensor:
     return hidden + layer.fc2(functional.gelu(layer.fc1(layer.mlp_norm(hidden))))
-
-
-def _prepare_layer(
-    layer: Any, int8: Int8Products | None, float8: Float8Layers | None, state_heads: int | None, has_many_rows: bool
-) -> DecoderLayer:
-    """Arranges the weights of a Hugging Face decoder layer.
-
-    Cross-attention reads hidden states with `state_heads` heads; if None, keys and values.
-    """
-
-    def large(*parts: tuple[nn.Linear, float]) -> Projection:
-        return _projection(fuse_linears(*parts), int8, has_many_rows)
-
-    def square(linear: nn.Linear, scale: float = 1.0) -> Projection:
-        return prepare_for_steps(fuse_linears((linear, scale)), has_many_rows)
-
-    self_attention, cross_attention = layer.self_attn, layer.encoder_attn
-    keys_and_values = fuse_linears(
-        (cross_attention.k_proj, 1.0), (cross_attention.v_proj, 1.0)
-    )  # of whole windows, so not arranged for a few rows
-    return DecoderLayer(
-        self_norm=layer.self_attn_layer_norm,
-        self_qkv=large(
-            (self_attention.q_proj, self_attention.scaling), (self_attention.k_proj, 1.0), (self_attention.v_proj, 1.0)
-        ),
-        self_out=square(self_attention.out_proj),
-        cross_norm=layer.encoder_attn_layer_norm,
-        cross_query=square(cross_attention.q_proj, cross_attention.scaling),
-        cross_kv=quantize(keys_and_values, int8, float8) if state_heads is None else None,
-        cross_states=None if state_heads is None else StateProjection(keys_and_values, state_heads),
-        cross_out=square(cross_attention.out_proj),
-        mlp_norm=layer.final_layer_norm,
-        fc1=large((layer.fc1, 1.0)),
-        fc2=large((layer.fc2, 1.0)),
-    )
-
-
-def _prepare_vocabulary(
-    module: Any,
-    int8: Int8Products | None,
-    vocabulary: Tensor | None,
-    float8: Float8Layers | None,
-    has_many_rows: bool,
-) -> tuple[Tensor | StoredRows, Projection]:
-    """Returns the embeddings of the tokens, by id, and the projection to the logits of `vocabulary`.
-
-    Whisper has one matrix for both. Where the projection is a copy of it, the embeddings are left in the file.
-    """
-    weight = module.proj_out.weight
-    linear = Linear(weight if vocabulary is None else weight[vocabulary], None)
-    projection = _projection(linear, int8, has_many_rows) if float8 is None else float8.add(linear)
-    if not isinstance(module, StoredModel):
-        return module.model.decoder.embed_tokens.weight, projection
-    is_copy = vocabulary is not None or isinstance(projection, PackedLinear | HalfLinear | Int8Linear)
-    if module.device.type == "cpu" and (is_copy or not module.is_tied):
-        return module.embedding_rows(), projection
-    return weight if module.is_tied else module.read(EMBEDDING), projection
-
-
-def _projection(linear: Linear, int8: Int8Products | None, has_many_rows: bool) -> Projection:
-    """Returns `linear` in 8 bits, or arranged for the rows of a step."""
-    return prepare_for_steps(linear, has_many_rows) if int8 is None else Int8Linear(linear, int8)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distil_ray.recognition.native.compiled_layer import CompiledLayer
+from distil_ray.recognition.native.encoder_attention import WindowAttention, choose_window_attention
 from distil_ray.recognition.native.float8 import Float8Layers, quantize
 from distil_ray.recognition.native.linear import (
     Linear,
@@ -123,6 +124,7 @@ class EncoderLayer:
 
     self_norm: nn.LayerNorm
     self_qkv: Projection  # (3 d, d): query, key, value
+    attend: WindowAttention
     self_out: Projection
     mlp_norm: nn.LayerNorm
     fc1: Projection
@@ -308,7 +310,7 @@ def _run_layer(
     if silent_keys is not None and silent_values is not None:
         key = torch.cat([key, silent_keys.expand(rows, -1, -1, -1)], dim=2)
         value = torch.cat([value, silent_values.expand(rows, -1, -1, -1)], dim=2)
-    mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=1.0)
+    mixed = layer.attend(query, key, value, mask)
     hidden += layer.self_out(mixed.transpose(1, 2).reshape(rows, length, size))
     hidden += layer.fc2(torch.ops.aten.gelu_(layer.fc1(layer.mlp_norm(hidden))))
     if hidden.dtype == torch.float16:  # against overflow, as in Hugging Face's layer
@@ -343,7 +345,7 @@ def _run_layer_in_blocks(
         kept_kv.append((key[None, :, ::SILENCE_SUBSAMPLING].clone(), value[None, :, ::SILENCE_SUBSAMPLING].clone()))
     if silent_keys is not None and silent_values is not None:
         key[:, length:], value[:, length:] = silent_keys[0], silent_values[0]
-    mixed = functional.scaled_dot_product_attention(query[None], key[None], value[None], attn_mask=mask, scale=1.0)
+    mixed = layer.attend(query[None], key[None], value[None], mask)
     mixed = mixed[0].transpose(0, 1).reshape(length, size)
     for part in blocks:
         rows = hidden[0, part]
@@ -362,6 +364,7 @@ def _prepare_layer(layer: Any, int8: Int8Products | None, float8: Float8Layers |
     return EncoderLayer(
         self_norm=layer.self_attn_layer_norm,
         self_qkv=product((attention.q_proj, attention.scaling), (attention.k_proj, 1.0), (attention.v_proj, 1.0)),
+        attend=choose_window_attention(attention.out_proj.weight, int8),
         self_out=product((attention.out_proj, 1.0)),
         mlp_norm=layer.final_layer_norm,
         fc1=product((layer.fc1, 1.0)),

@@ -74,6 +74,7 @@ class KVCache:
         max_positions: Decoder positions of a row at most.
         encoder_lengths: Encoder positions in each slot, int64, shape (slots,).
         cross_mask: Added to the attention weights, shape (slots, encoder positions).
+        dtype: Of the self-attention. What is kept of windows, and `cross_mask`, may have another one.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class KVCache:
         encoder_positions: int,
         dtype: torch.dtype,
         device: torch.device,
+        window_dtype: torch.dtype | None = None,
         keeps_states: bool = False,
     ) -> None:
         """Creates the cache; on a GPU it is allocated as a whole.
@@ -100,23 +102,24 @@ class KVCache:
             encoder_positions: Encoder positions of a row, at most.
             dtype: Of keys and values.
             device: Where the cache is.
+            window_dtype: Of those of the cross-attention, or of hidden states; None: `dtype`.
             keeps_states: The hidden states of windows are kept instead of keys and values. On a CPU only.
         """
         self._layers, self._heads, self._head_size = layers, heads, head_size
-        self._dtype, self._device = dtype, device
+        self.dtype, self._window_dtype, self._device = dtype, window_dtype or dtype, device
         self.is_static = device.type != "cpu"
         # Attention in AMX tiles reads a position at a time (attention.py): transposed keys are a view of those.
-        self._keeps_rows = device.type == "cpu" and dtype == torch.bfloat16 and has_amx()
+        self._keeps_rows = device.type == "cpu" and self._window_dtype == torch.bfloat16 and has_amx()
         encoder_positions = round_up_to_lanes(encoder_positions) if self.is_static else encoder_positions
         self._window_memory: Tensor | None = None  # of the blocks, on a CPU
         self.slots, self.max_positions = slots, positions
         self.encoder_lengths = torch.zeros(slots, dtype=torch.long, device=device)
-        self.cross_mask = torch.zeros(slots, encoder_positions, dtype=dtype, device=device)
+        self.cross_mask = torch.zeros(slots, encoder_positions, dtype=self._window_dtype, device=device)
         self.self_kv = [self._new_self_kv(slots, positions) for _ in range(layers)] if self.is_static else []
         self.blocks = self._new_blocks([encoder_positions] * slots) if self.is_static else []
         self.states: Tensor | None = None
         if keeps_states:
-            self.states = _zeros((slots, encoder_positions, heads * head_size), dtype, device)
+            self.states = _zeros((slots, encoder_positions, heads * head_size), self._window_dtype, device)
 
     def lay_out(self, encoder_positions: Sequence[int]) -> None:
         """Prepares for windows with these numbers of encoder positions, in any order. What the cache holds is lost.
@@ -188,7 +191,7 @@ class KVCache:
         """
         if self.is_static:
             return self.blocks[0].keys[layer][slots[:, None], heads, :, :encoder_positions]
-        gathered = torch.zeros(len(slots), len(heads), self._head_size, encoder_positions, dtype=self._dtype)
+        gathered = torch.zeros(len(slots), len(heads), self._head_size, encoder_positions, dtype=self._window_dtype)
         for row, slot in zip(gathered, slots.tolist(), strict=True):
             keys = self.cross_kv(layer, slot)[0][heads, :, :encoder_positions]
             row[..., : keys.shape[-1]] = keys
@@ -225,7 +228,7 @@ class KVCache:
         self.cross_mask[new] = self.cross_mask[old]
 
     def _new_self_kv(self, slots: int, positions: int) -> Tensor:
-        return _zeros((2, slots, self._heads, positions, self._head_size), self._dtype, self._device)
+        return _zeros((2, slots, self._heads, positions, self._head_size), self.dtype, self._device)
 
     def _new_blocks(self, encoder_positions: Sequence[int]) -> list[CrossBlock]:
         """Returns blocks for slots with so many encoder positions, in whole lanes, the longest first."""
@@ -254,7 +257,7 @@ class KVCache:
         held = self._window_memory
         if held is None or not KEPT_SHARE * len(held) <= size <= len(held):
             self._window_memory = held = None  # before the new one is allocated
-            held = _zeros((size,), self._dtype, self._device)
+            held = _zeros((size,), self._window_dtype, self._device)
             self._window_memory = held
         return held
 

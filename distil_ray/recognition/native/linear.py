@@ -136,9 +136,10 @@ class Int8Linear:
 
     Takes float32, shape (..., in), and returns float32, shape (..., out). Weights are integers of at most
     `Int8Products.max_weight` with a scale for each output. Activations are quantized in each call with a scale for each
-    row, so that the result of a row depends on nothing but the row: integer products are exact in any order. Attention,
-    norms, convolutions and embeddings stay in float32, whose last bit may depend on the batch; here a last bit may
-    become a step of 1/127, and a near tie between two tokens may fall the other way.
+    row, so that the result of a row depends on nothing but the row: integer products are exact in any order. Norms,
+    convolutions, embeddings and most of attention (but see encoder_attention.py) stay in float32, whose last bit may
+    depend on the batch; here a last bit may become a step of 1/127, and a near tie between two tokens may fall the
+    other way.
     """
 
     def __init__(self, linear: Linear, products: Int8Products) -> None:

@@ -12,7 +12,8 @@ from tests.support.memory import resident_mb
 
 
 def cache_of(**sizes: int) -> KVCache:
-    return KVCache(**sizes, dtype=torch.float32, device=torch.device("cpu"), keeps_states=False)
+    device = torch.device("cpu")
+    return KVCache(**sizes, dtype=torch.float32, device=device, window_dtype=None, keeps_states=False)
 
 
 def small_cache() -> KVCache:
