@@ -42,12 +42,12 @@ def add_words(
         num_samples: Words lie in the first samples of the chunk, so many of them. None: in all of it.
 
     Returns:
-        The hypothesis; it has no words if its text was emptied (silence).
+        The hypothesis; it has neither words nor segments if its text was emptied (silence, or hallucinations).
     """
     if alignment is None:
         return hypothesis
     if not hypothesis.tokens:
-        return replace(hypothesis, words=(), alignment=TokenAlignment((), ()))
+        return replace(hypothesis, words=(), segments=(), alignment=TokenAlignment((), ()))
     num_tokens = len(hypothesis.tokens)
     alignment = TokenAlignment(alignment.ends[:num_tokens], alignment.probabilities[:num_tokens])
     groups = split_words(hypothesis.tokens, language, tokens)

@@ -276,6 +276,19 @@ def test_a_hallucination_between_silences_is_dropped_with_its_words_tokens_and_t
     assert rest.quality_flags == (HALLUCINATION_DROPPED,)
 
 
+def test_a_text_without_timestamps_that_is_dropped_leaves_no_segment(whisper_tiny_en: Path) -> None:
+    """With a prefix, or few tokens, a text may have no timestamp that would remain."""
+    tokens = Tokens.load(whisper_tiny_en)
+    ids = tuple(tokens.tokenizer.encode(" there had been", add_special_tokens=False).ids)
+    alignment = TokenAlignment(tuple(range(150, 150 + len(ids))), (0.05,) * len(ids))
+    pcm = np.random.default_rng(0).normal(0, 1000, 6 * SAMPLE_RATE).astype(np.int16)
+    pcm[: 2 * SAMPLE_RATE] //= 100
+    whole = add_words(Hypothesis(tokens.decode(ids), ids), alignment, "en", tokens, pcm)
+    assert [segment.text for segment in whole.segments or ()] == ["there had been"]
+    rest = drop_hallucinations(whole, "en", tokens, pcm, threshold_s=1.0)
+    assert (rest.text, rest.tokens, rest.words, rest.segments) == ("", (), (), ())
+
+
 @pytest.mark.slow
 def test_words_that_the_model_invents_for_a_burst_of_noise_are_dropped(whisper_tiny_en: Path) -> None:
     rng = np.random.default_rng(1)
