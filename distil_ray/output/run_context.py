@@ -31,7 +31,7 @@ DELETED_SOURCES_FILE = "deleted_sources.csv"  # in a run's folder: rows whose re
 PARTS_FOLDER = "parts"  # in a run's folder: results of parts until their task is complete; deleted at the end
 
 # Part of the fingerprint. Increase it whenever the code changes transcripts for the same settings.
-RECOGNITION_VERSION = 10
+RECOGNITION_VERSION = 11
 
 # Decoding settings in every fingerprint. Do not add new ones here: that would change the fingerprints of all outputs.
 _ALWAYS_HASHED = frozenset(

@@ -14,7 +14,7 @@ edges of the pauses found in the audio. These functions work on samples and need
 
 import codecs
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -57,15 +57,20 @@ def split_words(ids: Sequence[int], language: str | None, tokens: Tokens) -> lis
         language: Code of the language of the text; None counts as a language with spaces.
         tokens: The tokenizer.
     """
-    found: list[TokenGroup] = []
-    run: list[int] = []
-    for index, token in enumerate((*ids, tokens.timestamp_begin)):
-        if tokens.is_timestamp(token):
-            found += _split_run(run, ids, language, tokens)
-            run = []
-        elif tokens.is_text(token):
-            run.append(index)
+    found = [word for run in _runs(ids, tokens) for word in _split_run(run, ids, language, tokens)]
     return _strip_ends(_join_spaces(found))
+
+
+def split_characters(ids: Sequence[int], tokens: Tokens) -> list[TokenGroup]:
+    """Groups the text tokens of a chunk so that no group ends within a character, or spans a timestamp token."""
+    return [group for run in _runs(ids, tokens) for group in _characters(run, ids, tokens)]
+
+
+def _runs(ids: Sequence[int], tokens: Tokens) -> Iterator[list[int]]:
+    """Yields the indices of the text tokens between two timestamp tokens."""
+    for is_timestamp, run in groupby(range(len(ids)), key=lambda index: tokens.is_timestamp(ids[index])):
+        if not is_timestamp:
+            yield [index for index in run if tokens.is_text(ids[index])]
 
 
 def _strip_ends(words: Sequence[TokenGroup]) -> list[TokenGroup]:

@@ -9,9 +9,9 @@ could say in the time of its remainder does not count.
 """
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from distil_ray.recognition.quality_flags import MAX_LETTERS_PER_S, count_letter
 from distil_ray.types import SAMPLE_RATE, TokenAlignment
 from distil_ray.whisper.features import MAX_SAMPLES, SAMPLES_PER_POSITION
 from distil_ray.whisper.tokenizer import NUM_TIMESTAMPS, Tokens
+from distil_ray.whisper.word_boundaries import TokenGroup, split_characters
 
 MIN_PROGRESS = SAMPLE_RATE  # samples between the beginnings of two passes, so that passes come to an end
 MIN_SPEECH_S = 0.2  # in a remainder; less is the end of the last word
@@ -35,7 +36,7 @@ LAST_WORD = (
 # late: words that are decoded twice are recognized as such, skipped ones are lost.
 BEFORE_END = SAMPLE_RATE // 5
 AFTER_END = SAMPLE_RATE // 20
-LONGEST_REPETITION = 12  # tokens at the beginning of a pass that may repeat those before it, at most
+LONGEST_REPETITION = 12  # tokens (or characters of several tokens) of a pass that may repeat those before it, at most
 REMAINDER_MARGIN_S = 0.2  # of speech before a remainder that its first word may contain
 MIN_WORD_END = 3  # letters of the end of a word that a pass may begin with; shorter words end many others
 REPETITION_MARGIN = SAMPLE_RATE // 10  # samples behind the end of a text that its last words may last
@@ -210,59 +211,63 @@ def drop_repeated_words(before: DecodingPass, end: int, latest: DecodingPass, to
     alignment = latest.decoded.alignment
     if alignment is None:
         return latest
-    last = [word for token in before.decoded.tokens if (word := _letters(token, tokens))][-LONGEST_REPETITION:]
-    first = [(i, word) for i, token in enumerate(latest.decoded.tokens) if (word := _letters(token, tokens))]
-    in_time = [latest.start + alignment.ends[i] * SAMPLES_PER_POSITION <= end + REPETITION_MARGIN for i, _ in first]
+    pieces = split_characters(latest.decoded.tokens, tokens)
+    last = [word for piece in split_characters(before.decoded.tokens, tokens) if (word := _letters(piece.text))]
+    last = last[-LONGEST_REPETITION:]
+    spoken = [piece for piece in pieces if _letters(piece.text)]
+    first = [_letters(piece.text) for piece in spoken]
+    ends = [latest.start + alignment.ends[piece.indices[-1]] * SAMPLES_PER_POSITION for piece in spoken]
+    in_time = [each <= end + REPETITION_MARGIN for each in ends]
     lengths = (
         length
         for length in range(min(len(first), len(last)), 0, -1)
-        if in_time[length - 1] and [word for _, word in first[:length]] == last[-length:]
+        if in_time[length - 1] and first[:length] == last[-length:]
     )
-    num = next(lengths, 0) or _num_tokens_of_word_end(before.decoded.tokens, latest.decoded.tokens, tokens)
+    num = next(lengths, 0) or _num_pieces_of_word_end(before.decoded.tokens, latest.decoded.tokens, tokens)
     if not num or not in_time[num - 1]:
         return latest
-    index = first[num - 1][0]
-    punctuation = _num_punctuation_tokens(latest.decoded.tokens[index + 1 :], tokens)
-    return _drop_text_before(latest, index + 1 + punctuation, tokens)
+    index = spoken[num - 1].indices[-1]
+    return _drop_text_before(latest, index + 1 + _num_punctuation_tokens(pieces, index), tokens)
 
 
-def _num_tokens_of_word_end(before: Sequence[int], latest: Sequence[int], tokens: Tokens) -> int:
-    """Returns how many of the first tokens with letters are a word that is the end of the last word of `before`.
+def _num_pieces_of_word_end(before: Sequence[int], latest: Sequence[int], tokens: Tokens) -> int:
+    """Returns how many of the first pieces with letters are a word that is the end of the last word of `before`.
 
     0 if there is no such word. Words are told apart by spaces; other languages have none.
     """
     last = first = ""
-    for token in reversed(before):
-        last = _letters(token, tokens) + last
-        if last and _begins_word(token, tokens):
+    for piece in reversed(split_characters(before, tokens)):
+        last = _letters(piece.text) + last
+        if last and piece.text.startswith(" "):
             break
-    num = 0
-    for token in latest:
-        if first and (not tokens.is_text(token) or _begins_word(token, tokens)):
+    num, index = 0, None
+    for piece in split_characters(latest, tokens):
+        is_separate = index is not None and piece.indices[0] > index + 1  # behind a timestamp
+        if first and (is_separate or piece.text.startswith(" ")):
             break
-        first += _letters(token, tokens)
-        num += bool(_letters(token, tokens))
+        first += _letters(piece.text)
+        num += bool(_letters(piece.text))
+        index = piece.indices[-1]
     return num if MIN_WORD_END <= len(first) < len(last) and last.endswith(first) else 0
 
 
-def _begins_word(token: int, tokens: Tokens) -> bool:
-    return tokens.is_text(token) and tokens.tokenizer.decode([token]).startswith(" ")
-
-
-def _letters(token: int, tokens: Tokens) -> str:
-    """Returns the text of a token without case and punctuation; empty if it is not text."""
-    if not tokens.is_text(token):
-        return ""
-    return "".join(letter for letter in tokens.tokenizer.decode([token]).casefold() if letter.isalnum())
-
-
-def _num_punctuation_tokens(ids: Sequence[int], tokens: Tokens) -> int:
-    """Returns how many of the first tokens are punctuation of the word before them."""
-    marks = (
-        tokens.is_text(token) and tokens.tokenizer.decode([token]).strip() and not _letters(token, tokens)
-        for token in ids
+def _letters(text: str) -> str:
+    """Returns a text without case and punctuation. Marks, such as the vowels of Thai and Hindi, count as letters."""
+    return "".join(
+        letter for letter in text.casefold() if letter.isalnum() or unicodedata.category(letter).startswith("M")
     )
-    return sum(1 for _ in takewhile(bool, marks))
+
+
+def _num_punctuation_tokens(pieces: Sequence[TokenGroup], index: int) -> int:
+    """Returns how many of the tokens behind the one at `index` are punctuation of the word that ends there."""
+    num = 0
+    for piece in pieces:
+        if piece.indices[0] <= index:
+            continue
+        if piece.indices[0] != index + num + 1 or not piece.text.strip() or _letters(piece.text):
+            break
+        num += len(piece.indices)
+    return num
 
 
 def _drop_text_before(single: DecodingPass, index: int, tokens: Tokens) -> DecodingPass:

@@ -219,6 +219,31 @@ def test_a_word_that_both_passes_contain_is_written_once(repeated_until_s: float
     assert joined.sum_logprob == pytest.approx(-2.0 - dropped * np.log(0.5))
 
 
+@pytest.mark.parametrize(
+    ("before", "repeated", "new", "expected"),
+    [
+        (" word", " word", "龘天", "word龘天"),  # what follows the repeated word is no punctuation of it
+        ("喜欢他", "他", "龘天", "喜欢他龘天"),
+        ("喜欢他", "欢他", "。龘", "喜欢他龘"),
+        ("喜欢他", "", "她龘", "喜欢他她龘"),  # begins with the same byte
+        (" मैं नमस्ते", " नमस्ते", " दुनिया", "मैं नमस्ते दुनिया"),
+    ],
+)
+def test_characters_of_several_tokens_are_compared_and_kept_as_a_whole(
+    before: str, repeated: str, new: str, expected: str
+) -> None:
+    first, again, rest = (
+        TOKENS.tokenizer.encode(text, add_special_tokens=False).ids for text in (before, repeated, new)
+    )
+    decoding = chunk(voice((0, 4), (4.3, 9)))
+    early = decoded(at(0), *first, at(4), ends_s=[0.0, *[4.0] * len(first), 9.9], last_s=4.0)
+    start = decoding.add(first_pass(early))
+    assert start is not None
+    ends_s = [0.0, *[3.9 - start / RATE] * len(again), *[5.0] * len(rest), 5.0]
+    assert decoding.add(first_pass(decoded(at(0), *again, *rest, at(5.0), ends_s=ends_s), start)) is None
+    assert TOKENS.decode(decoding.result().tokens) == expected
+
+
 def test_a_pass_that_only_repeats_the_last_word_adds_nothing_and_ends_the_chunk() -> None:
     decoding = chunk(voice((0, 4.6), duration_s=10.0))
     early = decoded(at(0), *WORD, at(4), last_s=4.1)
