@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from distil_ray.chunking.overlap_merge import ChunkHypothesis, TextSpan, TimedToken, merge_overlapping
 from distil_ray.languages import is_unsegmented
-from distil_ray.types import SAMPLE_RATE, Segment, Word
+from distil_ray.types import SAMPLE_RATE, Segment, TokenAlignment, Word
 from distil_ray.whisper.tokenizer import SECONDS_PER_TIMESTAMP, Tokens
 from distil_ray.whisper.word_boundaries import separate_words, split_words
 
@@ -76,11 +76,29 @@ def _merge_run(
 ) -> MergedTranscript:
     """Merges overlapping chunks in one language. `end`: the sample at which their transcript ends at the latest."""
     start, language = chunks[0].start + chunks[0].stride_left, chunks[0].language
+    if timestamps:
+        chunks = [_with_first_timestamp(chunk, tokens) for chunk in chunks]
     spans = merge_overlapping(chunks, tokens, timestamps, words)
     text = "".join(span.text for span in spans).strip()
     if words:
         return MergedTranscript(text, *_segments_of_words(spans, start, end, language, tokens))
     return MergedTranscript(text, _segments(spans, start, end) if timestamps else None, None)
+
+
+def _with_first_timestamp(chunk: ChunkHypothesis, tokens: Tokens) -> ChunkHypothesis:
+    """Returns the chunk with the timestamp that begins its text.
+
+    It is missing behind `decoding.prefix`; the first timestamp, which ends a segment, would then be taken to begin one.
+    """
+    is_timestamp = [tokens.is_timestamp(token) for token in chunk.tokens]
+    if not any(is_timestamp) or is_timestamp[0]:
+        return chunk
+    aligned = chunk.alignment
+    if aligned is not None:
+        aligned = TokenAlignment(
+            (0, *aligned.ends), (1.0, *aligned.probabilities), (0, *aligned.word_starts), (0, *aligned.word_ends)
+        )
+    return replace(chunk, tokens=(tokens.timestamp_begin, *chunk.tokens), alignment=aligned)
 
 
 def _unshared_end(chunk: ChunkHypothesis) -> int:

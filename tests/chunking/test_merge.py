@@ -319,6 +319,38 @@ def test_overlapping_chunks_in_different_languages_are_not_merged_by_tokens(
     assert segments[0].end_s <= 10 <= segments[1].start_s
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_a_text_behind_a_prefix_begins_with_its_chunk(base: tuple[Tokens, Any], words: bool) -> None:
+    """`<|0.00|>` then stands before the prefix, and is not among the tokens of the text."""
+    tokens = base[0]
+
+    def segment(start_s: float, text: str, end_s: float) -> list[int]:
+        ids = tokens.tokenizer.encode(text, add_special_tokens=False).ids
+        return [tokens.timestamp_begin + round(start_s * 50), *ids, tokens.timestamp_begin + round(end_s * 50)]
+
+    def part(start_s: int, length_s: int, strides_s: tuple[int, int], ids: list[int]) -> ChunkHypothesis:
+        starts, ends = (tuple(range(at, len(ids) + at)) for at in (0, 1))  # positions, from the second token on
+        alignment = TokenAlignment(
+            ends, (0.5,) * len(ids), tuple(320 * at for at in starts), tuple(320 * at for at in ends)
+        )
+        left, right = (stride * RATE for stride in strides_s)
+        found = chunk(start_s, length_s, tokens.decode(ids[1:]), stride_left=left, stride_right=right)
+        later = replace(alignment, **{name: getattr(alignment, name)[1:] for name in TokenAlignment.__slots__})
+        return replace(found, tokens=tuple(ids[1:]), alignment=later)
+
+    first = [*segment(0, " one two three", 3), *segment(3, " four five", 6), *segment(6, " six seven eight", 11)]
+    chunks = [part(0, 12, (0, 2), first), part(8, 9, (2, 0), [*segment(0, " nine", 4), *segment(4, " ten", 8)])]
+    merged = merge_chunks(chunks, 17 * RATE, tokens, True, words, overlaps=True)
+    assert [each.text for each in merged.segments or ()] == [
+        "one two three",
+        "four five",
+        "six seven eight nine",
+        "ten",
+    ]
+    if not words:
+        assert [(each.start_s, each.end_s) for each in merged.segments or ()] == [(0, 3), (3, 6), (6, 12), (12, 16)]
+
+
 def test_times_of_quiet_chunks_are_shifted_and_end_with_their_chunk() -> None:
     chunks = [
         chunk(0, 12.5, "One two.", segments=[Segment(0.0, 4.0, "One"), Segment(4.0, 29.98, "two.")]),
