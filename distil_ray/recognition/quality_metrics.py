@@ -24,6 +24,8 @@ from distil_ray.recognition.quality_flags import (
 from distil_ray.types import SAMPLE_RATE, Hypothesis, Segment
 from distil_ray.whisper.tokenizer import WINDOW_S, Tokens
 
+MAX_BYTES = 4  # of a character
+
 
 def avg_logprob(sum_logprob: float, num_tokens: int, num_passes: int = 1) -> float:
     """Returns the mean log-probability of a chunk's tokens, as OpenAI defines it.
@@ -109,7 +111,8 @@ def compose_hypothesis(
         is_unspoken = MAX_TOKENS_REACHED in flags or HIGH_CHAR_RATE in flags
         if options.cut_loops and REPETITION_LOOP in flags and is_unspoken:
             loop = words[: find_unspeakable_loop(words) if HIGH_CHAR_RATE in flags else None]
-            ids = tokens.truncate(ids, len(cut_repetition_loop(loop)))
+            num = _num_of_whole_characters(words, len(cut_repetition_loop(loop)), tokens)
+            ids = tokens.truncate(ids, num)
             text = tokens.decode(ids)
     segments: tuple[Segment, ...] | None = None
     if options.timestamps != "none":
@@ -126,6 +129,17 @@ def compose_hypothesis(
         quality_flags=flags,
         drafts_proposed=decoded.proposed,
         drafts_accepted=decoded.accepted,
+    )
+
+
+def _num_of_whole_characters(ids: Sequence[int], num: int, tokens: Tokens) -> int:
+    """Returns `num`, or the few more first ids with which a text that would end within a character ends behind it.
+
+    A loop may begin at any byte of a character: the one before it may end with the same byte.
+    """
+    lengths = range(num, min(num + MAX_BYTES, len(ids) + 1))
+    return next(
+        (length for length in lengths if not tokens.decode(ids[:length]).endswith("\N{REPLACEMENT CHARACTER}")), num
     )
 
 

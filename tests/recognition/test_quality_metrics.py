@@ -99,6 +99,17 @@ def test_a_loop_with_times_that_nobody_can_have_spoken_has_what_is_repeated_once
     assert (HIGH_CHAR_RATE in hypothesis.quality_flags) == (num_kept == 1)
 
 
+def test_what_is_repeated_does_not_end_within_a_character() -> None:
+    """By its bytes the loop begins with the last one of the character before it, which it ends with too."""
+    tokens = small_tokens()
+    before, last = "Ӂ", "Ё"
+    assert before.encode()[1:] == last.encode()[1:]
+    ids = tokens.tokenizer.encode(before + f"в{last}" * 20, add_special_tokens=False).ids
+    decoded = DecodingResult(tuple(ids), -4.0, 0.0, ended=False)
+    hypothesis = compose_hypothesis(decoded, 480_000, tokens=tokens, options=RecognizerOptions(cut_loops=True))
+    assert hypothesis.text == f"{before}в{last}"
+
+
 def test_what_follows_a_loop_that_nobody_can_have_spoken_is_cut_with_it() -> None:
     tokens = small_tokens()
     thanks, bye = (tokens.tokenizer.encode(text, add_special_tokens=False).ids for text in (" thank you so", " bye"))
