@@ -175,7 +175,7 @@ class SectionDecoding:
         found = []
         for segment in reading.segments:
             times_s = [start_s + position * SECONDS_PER_TIMESTAMP for position in (segment.start, segment.end)]
-            has_text = any(map(self._tokens.is_text, segment.tokens))
+            has_text = bool(self._tokens.decode(segment.tokens))  # spaces alone are no segment of the hypothesis
             without_words = SpokenSegment(times_s[0], times_s[1], ())
             found.append(next(with_words, without_words) if has_text else without_words)
         return found

@@ -85,7 +85,9 @@ def drop_hallucinations(
     if not dropped:
         return hypothesis
     runs = _timestamp_runs(hypothesis.tokens, tokens)
-    written = sorted({run for run, token in zip(runs, hypothesis.tokens, strict=True) if tokens.is_text(token)})
+    numbered = groupby(zip(runs, hypothesis.tokens, strict=True), key=lambda pair: pair[0])
+    # Spaces alone are no segment.
+    written = [run for run, pairs in numbered if tokens.decode([token for _, token in pairs])]
     assert len(written) == len(segments), "a segment is the text between two timestamps"
     dropped_runs = {written[index] for index in dropped}
     kept = [

@@ -130,13 +130,13 @@ def test_a_hallucination_between_silences_is_dropped_and_the_next_window_begins_
     tokens = Tokens.load(whisper_tiny_en)
     decoding = SectionDecoding(np.zeros(90 * SAMPLE_RATE, np.int16), "en", None, tokens, False)
     begin = tokens.timestamp_begin
-    hello, you = tokens.tokenizer.encode(" Hello you", add_special_tokens=False).ids
-    ids = (begin, hello, begin + 50, begin + 400, you, begin + 410)
+    hello, you, space = tokens.tokenizer.encode(" Hello you ", add_special_tokens=False).ids
+    ids = (begin, hello, begin + 50, begin + 100, space, begin + 200, begin + 400, you, begin + 410)
     reading = read_window(ids, 3000, tokens)
     words = (Word(0.1, 1.0, "Hello", probability=0.9), Word(8.0, 8.04, " you", probability=0.05))
     segments = (Segment(0.1, 1.0, "Hello"), Segment(8.0, 8.04, "you"))
     hypothesis = Hypothesis("Hello you", ids, segments=segments, words=words)
-    for threshold_s, expected in ((8.0, (2, 3000)), (4.0, (1, 800))):
+    for threshold_s, expected in ((8.0, (3, 3000)), (4.0, (2, 800))):  # spaces alone have no segment with words
         rest = decoding.skip_hallucinations(reading, ids, hypothesis, threshold_s)
         assert (len(rest.segments), rest.advance) == expected
         decoding.add(rest, hypothesis)

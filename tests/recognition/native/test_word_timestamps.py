@@ -252,11 +252,12 @@ def test_a_hallucination_between_silences_is_dropped_with_its_words_tokens_and_t
     def time(seconds: float) -> int:
         return tokens.timestamp_begin + round(seconds * 50)
 
-    hello, there, you, good, bye = (
+    hello, there, space, you, good, bye = (
         tokens.tokenizer.encode(f" {word}", add_special_tokens=False).ids[0]
-        for word in ("Hello", "there", "you", "good", "bye")
+        for word in ("Hello", "there", "", "you", "good", "bye")
     )
-    spoken = [(0.0, time(0)), (0.4, hello), (0.8, there), (0.9, time(0.8)), (6.0, time(6)), (6.02, you)]
+    spoken = [(0.0, time(0)), (0.4, hello), (0.8, there), (0.9, time(0.8))]
+    spoken += [(1.0, time(1)), (1.0, space), (2.0, time(2)), (6.0, time(6)), (6.02, you)]  # no segment, only a space
     spoken += [(6.04, time(6.02)), (9.0, time(9)), (9.4, good), (9.8, bye), (9.8, time(9.8))]
     ids = tuple(token for _, token in spoken)
     probabilities = tuple(0.05 if token == you else 0.9 for token in ids)
@@ -269,7 +270,7 @@ def test_a_hallucination_between_silences_is_dropped_with_its_words_tokens_and_t
     rest = drop_hallucinations(whole, "en", tokens, pcm, threshold_s=2.0)
     assert rest.words is not None and whole.words is not None
     assert rest.words == (*whole.words[:2], *whole.words[3:])
-    assert rest.text == "".join(word.text for word in rest.words) == "Hello there good bye"
+    assert rest.text == "".join(word.text for word in rest.words) == "Hello there  good bye"
     assert [segment.text for segment in rest.segments or ()] == ["Hello there", "good bye"]
     assert rest.tokens == tuple(token for token in ids if token != you)
     assert rest.alignment is not None and len(rest.alignment.ends) == len(rest.tokens) == len(rest.alignment.word_ends)
