@@ -163,9 +163,13 @@ def _word(group: TokenGroup, interval: Interval, alignment: TokenAlignment) -> W
 def _segments(
     groups: Sequence[TokenGroup], words: Sequence[Word], ids: Sequence[int], tokens: Tokens
 ) -> tuple[Segment, ...]:
-    """Returns the texts between timestamp tokens, each from its first word to its last."""
+    """Returns the texts between timestamp tokens, each from its first word to its last.
+
+    Spaces alone between two timestamps, which a word may begin with, are no segment.
+    """
     runs = _timestamp_runs(ids, tokens)
-    numbered = [(runs[(group.spoken or group.indices)[0]], word) for group, word in zip(groups, words, strict=True)]
+    firsts = (next(index for index in group.spoken or group.indices if tokens.decode([ids[index]])) for group in groups)
+    numbered = [(runs[first], word) for first, word in zip(firsts, words, strict=True)]
     segments = []
     for _, pairs in groupby(numbered, key=lambda pair: pair[0]):
         mine = [word for _, word in pairs]

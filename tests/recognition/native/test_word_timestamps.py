@@ -277,6 +277,17 @@ def test_a_hallucination_between_silences_is_dropped_with_its_words_tokens_and_t
     assert rest.quality_flags == (HALLUCINATION_DROPPED,)
 
 
+def test_a_mark_behind_a_segment_of_spaces_belongs_to_its_own_segment(whisper_tiny_en: Path) -> None:
+    tokens = Tokens.load(whisper_tiny_en)
+    space, mark, you = (tokens.tokenizer.encode(text, add_special_tokens=False).ids[0] for text in (" ", "!", " you"))
+    first = tokens.timestamp_begin
+    ids = (first, space, first + 50, first + 100, mark, you, first + 150)
+    alignment = TokenAlignment((0, 50, 50, 100, 100, 150, 150), (0.05,) * len(ids))
+    pcm = np.random.default_rng(0).normal(0, 1000, 12 * SAMPLE_RATE).astype(np.int16)  # no pauses by level
+    whole = add_words(Hypothesis("! you", ids), alignment, "en", tokens, pcm)
+    assert [segment.text for segment in whole.segments or ()] == ["! you"]
+
+
 def test_a_text_without_timestamps_that_is_dropped_leaves_no_segment(whisper_tiny_en: Path) -> None:
     """With a prefix, or few tokens, a text may have no timestamp that would remain."""
     tokens = Tokens.load(whisper_tiny_en)
