@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from distil_ray.evaluation.statistics_index import drop_recordings
+from distil_ray.evaluation import statistics_index
 from distil_ray.forget.request import Request
 from distil_ray.forget.tree import OutputTree
-from distil_ray.output.ledger import TRANSCRIPTS, Ledger, isin_sorted, list_data_files
-from distil_ray.output.ledger_index import drop_blocks
+from distil_ray.output import ledger_index
+from distil_ray.output.ledger import Ledger, isin_sorted, list_data_files
 from distil_ray.output.ledger_rows import drop_rows
 from distil_ray.readers.audio_tables import LOCATION_COLUMNS
 from distil_ray.readers.index_cache import INDEX_FOLDER
@@ -24,16 +24,14 @@ from distil_ray.storage.uris import join
 
 
 def clear_transcripts(request: Request, tree: OutputTree, storage: Storage, *, apply: bool) -> int:
-    """Removes the rows of the transcripts. The indexes lose the entries of the files that change."""
+    """Removes the rows of the transcripts, and the entries of the indexes that have the recordings."""
     ledger = Ledger.read(tree.uri, storage)
     rows = np.flatnonzero(isin_sorted(ledger.ids, request.id_keys))
-    if apply and len(rows):
-        prefix = join(tree.uri, TRANSCRIPTS, "")
-        drop_rows(ledger, rows, storage)
-        paths = {ledger.files[number].removeprefix(prefix) for number in np.unique(ledger.file[rows])}
-        drop_blocks(paths, tree.uri, storage)
     if apply:
-        drop_recordings(request.ids, tree.uri, storage)
+        drop_rows(ledger, rows, storage)
+        # Whatever rows are left: a command that died may have removed the rows, and not the entries.
+        ledger_index.drop_recordings(request.id_keys, tree.uri, storage)
+        statistics_index.drop_recordings(request.ids, tree.uri, storage)
     return len(rows)
 
 

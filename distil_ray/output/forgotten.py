@@ -28,6 +28,7 @@ from distil_ray.output.ledger import KEY, KEY_BYTES, Keys, id_keys, isin_sorted
 from distil_ray.redaction import environment_secrets, redact
 from distil_ray.schema import open_parquet, to_parquet_bytes
 from distil_ray.storage.storage import Storage
+from distil_ray.storage.storage_errors import MissingError
 from distil_ray.storage.uris import join
 from distil_ray.types import Recording
 
@@ -68,13 +69,21 @@ class Forgotten:
 
     @classmethod
     def read(cls, output_uri: str, storage: Storage) -> "Forgotten":
-        """Returns the hashes of all requests. Raises `RunError` for a damaged file: its recordings would come back."""
+        """Returns the hashes of all requests, those included that ended before they had stored their hashes.
+
+        Raises:
+            RunError: A file is damaged: its recordings would come back.
+        """
         uris = [entry.uri for entry in storage.list_files(join(output_uri, FORGOTTEN_FOLDER))]
         hashes: dict[str, list[bytes]] = {"id": [], "source": []}
         for uri in uris:
             if uri.endswith(".parquet"):
                 for each in _read_hashes(uri, storage):
                     hashes[each.kind].append(each.value)
+            elif uri.endswith(PENDING):
+                pending_ids, pending_sources = _read_pending(uri, storage)
+                hashes["id"] += pending_ids
+                hashes["source"] += pending_sources
         ids, sources = (np.sort(np.array(values, KEY)) for values in hashes.values())
         pending = (uri.rsplit("/", 1)[-1].removesuffix(PENDING) for uri in uris if uri.endswith(PENDING))
         return cls(ids, sources, tuple(pending))
@@ -180,3 +189,16 @@ def _read_hashes(uri: str, storage: Storage) -> list[Hash]:
         ) from error
     columns = [table[name].to_pylist() if name in table.column_names else [None] * len(table) for name in _HASHES.names]
     return [Hash(*row) for row in zip(*columns, strict=True)]
+
+
+def _read_pending(uri: str, storage: Storage) -> tuple[list[bytes], list[bytes]]:
+    """Returns the hashes of the ids and of the sources of a request that is not finished."""
+    try:
+        request = json.loads(storage.read(uri))
+        return padded_id_keys(request["ids"]), [bytes.fromhex(key) for key in request["sources"]]
+    except MissingError:  # finished since it was listed
+        return [], []
+    except (ValueError, TypeError, KeyError) as error:
+        raise RunError(
+            f"{uri}: is damaged ({error}). Delete it, and name the recordings of that request again"
+        ) from error

@@ -7,7 +7,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -94,13 +94,19 @@ def read_index(entries: Sequence[Entry], output_uri: str, storage: Storage) -> I
         yield _from_table(table, numbers)
 
 
-def drop_blocks(paths: Collection[str], output_uri: str, storage: Storage) -> None:
-    """Removes the entries of files of transcripts, by their paths below ``transcripts/``. For the lease's holder only.
+def drop_recordings(ids: NDArray[np.bytes_], output_uri: str, storage: Storage) -> None:
+    """Removes the entries that have one of these `ledger.id_keys`, also outdated ones. For the lease's holder only.
 
     Entries of files that have changed are passed over anyway; they still hold hashes of ids that are no longer there.
     """
-    gone = pa.array(sorted(paths), pa.string())
-    INDEX.drop(lambda table: pc.is_in(table["path"], value_set=gone), output_uri, storage)
+
+    def choose(table: pa.Table) -> pa.Array:
+        blocks = _from_table(table, np.arange(len(table)))
+        found = np.isin(np.frombuffer(blocks.columns["ids"], ids.dtype), ids)
+        parents = np.repeat(blocks.files, blocks.counts)
+        return pa.array(np.isin(blocks.files, parents[found]))
+
+    INDEX.drop(choose, output_uri, storage)
 
 
 def _from_table(table: pa.Table, numbers: NDArray[np.int64]) -> BlockRows:

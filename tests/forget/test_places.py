@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from distil_ray.errors import SettingsError
+from distil_ray.errors import RunError, SettingsError
 from distil_ray.forget.exports import ExportCleaner
 from distil_ray.forget.request import Request
+from distil_ray.forget.rows import clear_transcripts
 from distil_ray.forget.run_folders import clear_groups, clear_messages
 from distil_ray.forget.selection import Names
 from distil_ray.forget.tree import list_outputs
 from distil_ray.output import block_index
 from distil_ray.output.forgotten import Forgotten, Remembered, allow_again, rows_forgotten_since, source_key
 from distil_ray.output.ledger import Ledger
-from distil_ray.output.ledger_index import IndexUpdate, drop_blocks, read_index
+from distil_ray.output.ledger_index import IndexUpdate, read_index
 from distil_ray.storage.storage import Storage
 from distil_ray.types import AudioLocation, Recording
 from tests.support.transcripts import transcript_row, write_transcripts
@@ -83,9 +84,10 @@ def test_a_speaker_whom_nobody_else_names_disappears_from_the_groups(tmp_path: P
     assert (folder / "groups.csv").read_text() == "group_by,value,wer\nspeaker,bob,0.2\n"
 
 
-def test_the_index_of_the_ledger_loses_the_entries_of_changed_files(
+def test_the_index_of_the_ledger_loses_the_entries_of_recordings_whose_rows_have_gone_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A command that dies after it has removed the rows leaves entries with hashes of their ids to the next one."""
     monkeypatch.setattr(block_index, "MIN_BLOCKS", 1)
     monkeypatch.setattr(block_index, "RACY_S", -10.0)
     output, storage = str(tmp_path), Storage()
@@ -95,11 +97,27 @@ def test_the_index_of_the_ledger_loses_the_entries_of_changed_files(
     update.write(output, storage)
     entries = list(storage.list_files(f"{output}/transcripts"))
     assert sum(len(rows.files) for rows in read_index(entries, output, storage)) == 2
-    drop_blocks({"task-0.parquet"}, output, storage)
+    [tree] = list_outputs(output, storage)
+    storage.delete_file(f"{output}/transcripts/task-0.parquet")
+    assert clear_transcripts(_request("a"), tree, storage, apply=True) == 0
     [rows] = read_index(entries, output, storage)
     assert [entries[number].uri.rsplit("/")[-1] for number in rows.files] == ["task-1.parquet"]
-    drop_blocks({"task-1.parquet"}, output, storage)
+    assert clear_transcripts(_request("b"), tree, storage, apply=True) == 1
     assert list(storage.list_files(f"{output}/ledger")) == []
+
+
+def test_a_request_that_has_stored_no_hashes_yet_counts_all_the_same(tmp_path: Path) -> None:
+    """Else a run before the command is finished would transcribe the recordings again and count them."""
+    sources = {source_key("s3://b/x.wav", None).hex(): "a"}
+    request = Request("r", "2026-11-22T00:00:00+00:00", ["a"], [], sources)
+    request.store(str(tmp_path), Storage())
+    forgotten = Forgotten.read(str(tmp_path), Storage())
+    listed = [Recording("a", "s3://b/elsewhere.wav"), Recording("b", "s3://b/x.wav"), Recording("c", "s3://b/c.wav")]
+    assert forgotten.mask(listed).tolist() == [True, True, False]
+    assert forgotten.pending == ("r",)
+    (tmp_path / "forgotten" / "r.pending.json").write_text("{")
+    with pytest.raises(RunError, match=r"r\.pending\.json: is damaged"):
+        Forgotten.read(str(tmp_path), Storage())
 
 
 def test_hashes_know_ids_and_sources_whatever_the_version(tmp_path: Path) -> None:
