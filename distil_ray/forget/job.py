@@ -74,7 +74,8 @@ def forget(
     with acquire_lease(
         output, run_id, config.output.lease_s, storage, force=force, on_lost=signals.raise_in_main_thread
     ) as lease:
-        remove_orphans(output, run_id, lease.forced_from, config.output.lease_s, storage)
+        for tree in list_outputs(output, storage):  # results of parts quote recordings, in the folder of a redo too
+            remove_orphans(tree.uri, run_id, lease.forced_from, config.output.lease_s, storage)
         pending = Forgotten.read(output, storage).pending
         for name in pending:
             request = read_request(name, output, storage)

@@ -24,8 +24,9 @@ from distil_ray.cli.console import abbreviate, log_field
 from distil_ray.config import Config
 from distil_ray.errors import ExitCode, RunError, SettingsError
 from distil_ray.nightly.run_records import Attempt, Attempts, next_attempt, partition_uri
+from distil_ray.output.forgotten import Forgotten
 from distil_ray.output.lease import acquire_lease
-from distil_ray.output.ledger import list_data_files
+from distil_ray.output.ledger import id_keys, isin_sorted, list_data_files
 from distil_ray.output.reader import open_transcripts
 from distil_ray.output.run_context import RUNS_FOLDER
 from distil_ray.pipeline import runner
@@ -120,7 +121,10 @@ def replace_rows(
     statuses = {(row["recording_id"], row["status"]) for row in _rows(aside, ["recording_id", "status"], storage)}
     failed = {recording_id for recording_id, status in statuses if status == Status.FAILED}
     kept = _ids_with_better_rows(failed, attempt.run_id, partition, storage)
-    ids = pa.array({recording_id for recording_id, _ in statuses} - kept, pa.string())
+    names = sorted({recording_id for recording_id, _ in statuses} - kept)
+    # The last task of a redo that died may have been committed after its recordings were forgotten.
+    forgotten = isin_sorted(id_keys(names), Forgotten.read(output, storage).ids)
+    ids = pa.array([name for name, is_gone in zip(names, forgotten.tolist(), strict=True) if not is_gone], pa.string())
     for uri in list_data_files(aside, storage):
         table = _read(uri, storage)
         rows = table.filter(pc.is_in(table["recording_id"], value_set=ids))
@@ -145,6 +149,8 @@ def replace_rows(
         if name == CONFIG:
             data = _with_output_uri(data, output)
         storage.put(join(output, RUNS_FOLDER, attempt.run_id, name), data)
+    # The marker goes last: without it the rest of the folder would count as a redo that is not complete.
+    storage.delete_files([entry.uri for entry in storage.list_files(side) if entry.uri != join(side, COMPLETE)])
     storage.delete(side)
     log_field(
         "replaced",

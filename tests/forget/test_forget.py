@@ -16,6 +16,7 @@ from distil_ray.errors import ExitCode, SettingsError
 from distil_ray.forget import job
 from distil_ray.nightly import redo as redo_module
 from distil_ray.output.lease import acquire_lease
+from distil_ray.pipeline import runner
 from distil_ray.storage.storage import Storage
 from distil_ray.verify.verify import verify
 from tests.export.conftest import files_below, run_export
@@ -238,10 +239,18 @@ def test_rows_of_a_redo_that_has_not_ended_go_too(output: str, run_on: Run, monk
         patch.setattr(redo_module, "replace_rows", lambda *_: (_ for _ in ()).throw(_Died))
         with pytest.raises(_Died):
             run_on(FIRST + timedelta(2), redo=FIRST)
+    redo = f"{output}/runs/{FIRST}.2/redo"
+    Storage().put(f"{redo}/runs/{FIRST}.2/parts/0/0", f"said in {SECRET}".encode())  # of a task of several parts
     assert [name for name in quoting(output, SECRET) if "/redo/" in name]
+    late = files_below(f"{redo}/transcripts")
     forget(output, f"recordings={SECRET}.wav")
     assert quoting(output, *TRACES) == []
-    run_on(FIRST + timedelta(3))  # replaces the rows of the date
+    for name, data in late.items():  # the last task of the redo that died
+        Storage().put(f"{redo}/transcripts/{name}", data)
+    with monkeypatch.context() as patch:  # the run that follows would remove such rows too, at its start
+        patch.setattr(runner, "transcribe", lambda *_, **__: (_ for _ in ()).throw(_Died))
+        with pytest.raises(_Died):
+            run_on(FIRST + timedelta(3))  # replaces the rows of the date
     assert quoting(output, *TRACES) == []
     assert "bob-1.wav" in _texts(output)
 

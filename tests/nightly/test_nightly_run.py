@@ -303,7 +303,7 @@ def test_an_interrupted_redo_changes_no_row_and_is_resumed(
 
 
 @pytest.mark.parametrize("again", [None, FIRST])
-@pytest.mark.parametrize("at", ["replacing", "deleting"])
+@pytest.mark.parametrize("at", ["replacing", "deleting", "deleting by name"])
 def test_an_interrupted_replacement_is_completed_without_transcribing_again(
     run_on: RunOn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: date | None, at: str
 ) -> None:
@@ -313,8 +313,11 @@ def test_an_interrupted_replacement_is_completed_without_transcribing_again(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if at == "replacing":
             patch.setattr(redo_module, "_remove_replaced_rows", _interrupt)
-        else:
+        elif at == "deleting":
             patch.setattr(Storage, "delete", _delete_half)
+        else:
+            patch.setattr(Storage, "delete", _delete_first_half)
+            patch.setattr(Storage, "delete_files", _delete_first_half)
         run_on(TOMORROW, redo=FIRST)
 
     with monkeypatch.context() as patch:
@@ -324,7 +327,7 @@ def test_an_interrupted_replacement_is_completed_without_transcribing_again(
     assert "rows of 2026-11-20" in words
     runs = {name: run_id for name, (run_id, _) in _texts(tmp_path).items()}
     assert runs == {"a.wav": "2026-11-20.2", "b.wav": "2026-11-20.2", "gone.wav": "2026-11-20.1"}
-    assert not (tmp_path / "out/runs/2026-11-20.2/redo").exists()
+    assert list(Storage().list_files(f"{tmp_path}/out/runs/2026-11-20.2/redo")) == []
     assert (tmp_path / "out/runs/2026-11-20.2/_SUCCESS").exists()
 
 
@@ -334,6 +337,17 @@ def _delete_half(self: Storage, uri: str, delete: Callable[[Storage, str], None]
         delete(self, f"{uri}/transcripts")
         raise KeyboardInterrupt
     delete(self, uri)
+
+
+def _delete_first_half(self: Storage, uris: str | list[str], delete: Callable[..., None] = Storage.delete) -> None:
+    """Deletes files of a redo folder in the order of their names, as S3 does, and raises KeyboardInterrupt midway."""
+    if isinstance(uris, str) and not uris.endswith("/redo"):
+        delete(self, uris)
+        return
+    names = sorted(entry.uri for entry in self.list_files(uris)) if isinstance(uris, str) else sorted(uris)
+    for name in names[: len(names) // 2]:
+        self.delete_file(name)
+    raise KeyboardInterrupt
 
 
 def _interrupt(*_: object, **__: object) -> None:
