@@ -14,8 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from distil_ray.errors import RunError
-from distil_ray.output.forgotten import FORGOTTEN_FOLDER, PENDING, RECORD, Hash, padded_id_keys, write_hashes
+from distil_ray.output.forgotten import (
+    FORGOTTEN_FOLDER,
+    PENDING,
+    RECORD,
+    Hash,
+    damaged_request,
+    padded_id_keys,
+    write_hashes,
+)
 from distil_ray.output.ledger import Keys, id_keys
 from distil_ray.storage.storage import Storage
 from distil_ray.storage.uris import join
@@ -105,9 +112,7 @@ def read_request(request_id: str, output_uri: str, storage: Storage) -> Request:
     try:
         return Request(**json.loads(storage.read(uri)))
     except (ValueError, TypeError) as error:
-        raise RunError(
-            f"{uri}: is damaged ({error}). Delete it, and name the recordings of that request again"
-        ) from error
+        raise damaged_request(uri, error) from error
 
 
 def _uri(output_uri: str, request_id: str, ending: str) -> str:

@@ -191,6 +191,11 @@ def _read_hashes(uri: str, storage: Storage) -> list[Hash]:
     return [Hash(*row) for row in zip(*columns, strict=True)]
 
 
+def damaged_request(uri: str, error: Exception) -> RunError:
+    """Returns the error for a stored request that cannot be read."""
+    return RunError(f"{uri}: is damaged ({error}). Delete it, and name the recordings of that request again")
+
+
 def _read_pending(uri: str, storage: Storage) -> tuple[list[bytes], list[bytes]]:
     """Returns the hashes of the ids and of the sources of a request that is not finished."""
     try:
@@ -199,6 +204,4 @@ def _read_pending(uri: str, storage: Storage) -> tuple[list[bytes], list[bytes]]
     except MissingError:  # finished since it was listed
         return [], []
     except (ValueError, TypeError, KeyError) as error:
-        raise RunError(
-            f"{uri}: is damaged ({error}). Delete it, and name the recordings of that request again"
-        ) from error
+        raise damaged_request(uri, error) from error
