@@ -110,13 +110,11 @@ def drop_recordings(ids: Collection[str], output_uri: str, storage: Storage) -> 
     """Removes the entries that have one of the recordings, also outdated ones. Returns the number of entries."""
     wanted = pa.array(sorted(ids), pa.string())
 
-    def choose(table: pa.Table) -> pa.Array:
-        rows = table["rows"].combine_chunks()
-        found = pc.is_in(_rows_of(rows)["recording_id"], value_set=wanted).to_numpy()
-        parents = np.repeat(np.arange(len(rows)), pc.list_value_length(rows).to_numpy())
-        return pa.array(np.isin(np.arange(len(rows)), parents[found]))
+    def find(table: pa.Table) -> NDArray[np.bool_]:
+        rows = _rows_of(table["rows"].combine_chunks())
+        return np.asarray(pc.is_in(rows["recording_id"], value_set=wanted), np.bool_)
 
-    return INDEX.drop(choose, output_uri, storage)
+    return INDEX.drop(find, output_uri, storage)
 
 
 def _expand(table: pa.Table, numbers: NDArray[np.int64]) -> tuple[pa.Table, NDArray[np.int64]]:

@@ -116,14 +116,22 @@ class BlockIndex:
         except StorageError as error:
             logger.warning("%s/ could not be written: %s", self.folder, error)
 
-    def drop(self, choose: Callable[[pa.Table], pa.ChunkedArray], output_uri: str, storage: Storage) -> int:
-        """Removes the entries that `choose` selects, of outdated index files too. Only for the holder of the lease.
+    def drop(self, find: Callable[[pa.Table], NDArray[np.bool_]], output_uri: str, storage: Storage) -> int:
+        """Removes entries by their rows, of outdated index files too. Only for the holder of the lease.
 
-        Returns the number of entries.
+        Args:
+            find: Tells for each row of the entries of a table, one entry after the other, whether its entry goes.
+            output_uri: The output.
+            storage: Storage of the output.
+
+        Returns:
+            The number of entries.
         """
         dropped = 0
         for file in self.load_all(output_uri, storage):
-            chosen = choose(file.table)
+            numbers = np.arange(file.table.num_rows)
+            parents = np.repeat(numbers, self.count_rows(file.table))
+            chosen = pa.array(np.isin(numbers, parents[find(file.table)]))
             if count := int(pc.sum(chosen).as_py() or 0):
                 dropped += count
                 kept = file.table.filter(pc.invert(chosen))

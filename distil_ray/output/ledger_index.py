@@ -100,13 +100,10 @@ def drop_recordings(ids: NDArray[np.bytes_], output_uri: str, storage: Storage) 
     Entries of files that have changed are passed over anyway; they still hold hashes of ids that are no longer there.
     """
 
-    def choose(table: pa.Table) -> pa.Array:
-        blocks = _from_table(table, np.arange(len(table)))
-        found = np.isin(np.frombuffer(blocks.columns["ids"], ids.dtype), ids)
-        parents = np.repeat(blocks.files, blocks.counts)
-        return pa.array(np.isin(blocks.files, parents[found]))
+    def find(table: pa.Table) -> NDArray[np.bool_]:
+        return np.isin(np.frombuffer(_joined(table["ids"]), ids.dtype), ids)
 
-    INDEX.drop(choose, output_uri, storage)
+    INDEX.drop(find, output_uri, storage)
 
 
 def _from_table(table: pa.Table, numbers: NDArray[np.int64]) -> BlockRows:
