@@ -72,13 +72,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# The lowest versions of the package's own requirements, also where a tool of the tests asks for newer ones.
+# The lowest versions of the package's own requirements, also where a tool of the tests asks for newer ones. An override
+# without the extras of Ray would leave out its dashboard, which has the metrics.
 $(LOWEST)/.installed: pyproject.toml constraints.txt
 	@echo "install    .venv-lowest with $(TORCH) and else the lowest versions that pyproject.toml allows"
 	@$(PYTHON) -m venv --clear $(LOWEST)
 	@$(LOWEST)/bin/python -m pip -qq install $(TORCH) uv
 	@echo $(TORCH) > $(LOWEST)/torch.txt
 	@$(LOWEST)/bin/uv pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt -o $(LOWEST)/lowest.txt pyproject.toml
+	@sed -i 's/^ray==/ray[data,default]==/' $(LOWEST)/lowest.txt
 	@$(LOWEST)/bin/uv pip install -q -p $(LOWEST) --resolution lowest-direct --override $(LOWEST)/lowest.txt \
 	 -e '.[dev]' $$(grep -E '^(hypothesis|pytest)' constraints.txt)
 	@touch $@
