@@ -84,8 +84,8 @@ class ExportFormat:
         return self.call_writer is not None or self.cue_writer is not None
 
     def matches(self, name: str) -> bool:
-        """Returns whether a file name at the target could belong to this format."""
-        return any(fnmatchcase(name, pattern) for pattern in (*self.files, self.call_file))
+        """Returns whether a file at the target, by its path there, could belong to this format of `Layout.SHARDS`."""
+        return "/" not in name and any(fnmatchcase(name, pattern) for pattern in self.files)
 
 
 def load_format(settings: ExportSettings) -> ExportFormat:

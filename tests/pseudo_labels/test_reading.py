@@ -173,10 +173,16 @@ def test_an_export_over_an_earlier_one_leaves_no_split_of_it(labels: Set, form: 
     with pytest.raises(SettingsError, match=r"exists already"):
         run_export(labels.output, to, *words)
     assert files_below(to) == before
+    others = [Path(to, "validation", name) for name in ("shard-0/copy.tar", "audio_0/copy.tar")]
+    for file in others:
+        file.parent.mkdir()
+        file.write_bytes(b"of the user")
 
     run_export(labels.output, to, *words, "overwrite=true")
 
-    assert {name.partition("/")[0] for name in files_below(to)} == {"train"}
+    assert all(file.read_bytes() == b"of the user" for file in others)
+    written = set(files_below(to)) - {str(file.relative_to(to)) for file in others}
+    assert {name.partition("/")[0] for name in written} == {"train"}
 
 
 def python_blocks(page: str) -> list[str]:
