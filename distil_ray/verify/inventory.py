@@ -9,6 +9,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from heapq import nlargest
 from typing import Any
 
@@ -105,6 +106,19 @@ class UntranscribedSpeech:
 
 
 @dataclass(frozen=True, slots=True)
+class RenamedFile:
+    """The rows of a file whose name does not follow from them.
+
+    Attributes:
+        keys: Their ledger keys.
+        runs: The time at which each of their runs recognized the first of them, by run id.
+    """
+
+    keys: Keys
+    runs: dict[str, datetime]
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """All rows of the readable files.
 
@@ -112,7 +126,7 @@ class Rows:
         keys: Ledger keys, with the fingerprint, in the order of the files; shape (num_rows,).
         ids: Keys of the recording ids; shape (num_rows,).
         kinds: Counts by fingerprint.
-        renamed: Keys of the rows of each file whose name does not follow from them, by the task id in the name.
+        renamed: Files whose names do not follow from their rows, by the task id in the name.
         num_files: Number of data files.
         untranscribed: Recordings with untranscribed speech.
     """
@@ -120,7 +134,7 @@ class Rows:
     keys: Keys
     ids: Keys
     kinds: dict[str, FingerprintRows]
-    renamed: dict[str, Keys]
+    renamed: dict[str, RenamedFile]
     num_files: int
     untranscribed: UntranscribedSpeech
 
@@ -207,13 +221,14 @@ class _File:
     keys: Keys
     ids: Keys
     kinds: dict[str, FingerprintRows]
+    runs: dict[str, datetime]
     untranscribed: UntranscribedSpeech
     faults: list[str]
 
 
 def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, threads: int) -> Rows:
     keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, FingerprintRows](FingerprintRows)
-    renamed: dict[str, Keys] = {}
+    renamed: dict[str, RenamedFile] = {}
     untranscribed = UntranscribedSpeech()
     num_files = 0
     for file in ordered_parallel_map(lambda uri: _read_file(uri, storage), uris, threads):
@@ -226,7 +241,7 @@ def _read_rows(uris: Iterator[str], storage: Storage, findings: Findings, thread
         untranscribed.add(file.untranscribed)
         name = file.uri.rsplit("/", 1)[-1].removeprefix("task-").removesuffix(".parquet")
         if len(file.keys) and name != task_id(file.keys):
-            renamed[name] = file.keys
+            renamed[name] = RenamedFile(file.keys, file.runs)
     return Rows(np.concatenate(keys), np.concatenate(ids), dict(kinds), renamed, num_files, untranscribed)
 
 
@@ -234,13 +249,14 @@ def _read_file(uri: str, storage: Storage) -> _File:
     """Decodes all pages of a file. Of a damaged file the rows before the damage count."""
     keys, ids, kinds = [np.empty(0, KEY)], [np.empty(0, KEY)], defaultdict[str, FingerprintRows](FingerprintRows)
     faults: list[str] = []
+    runs: dict[str, datetime] = {}
     untranscribed = UntranscribedSpeech()
     try:
         with open_transcripts(uri, storage, verify_checksums=True) as file:
             schema = file.parquet.schema_arrow
             faults += _compare_schema(schema, file.version)
             if not set(_NEEDED) <= set(schema.names):
-                return _File(uri, keys[0], ids[0], {}, untranscribed, faults)
+                return _File(uri, keys[0], ids[0], {}, runs, untranscribed, faults)
             for batch in file.parquet.iter_batches(BATCH_ROWS):  # decodes all pages, also of columns that are not used
                 rows = batch.select(_NEEDED).to_pydict()
                 for name in (_UNHEARD, _LANGUAGES):
@@ -249,17 +265,20 @@ def _read_file(uri: str, storage: Storage) -> _File:
                 names, sizes, versions = (rows[name] for name in IDENTITY)
                 keys.append(recording_keys(names, sizes, versions, rows["fingerprint"]))
                 ids.append(id_keys(names))
+                for run, time in zip(rows["run_id"], rows["processed_at"], strict=True):
+                    runs[run] = min(time, runs.get(run, time))
                 _count(rows, kinds)
                 untranscribed.add(_count_untranscribed(rows))
     except StorageError as error:
         faults.append(str(error))
     except (pa.ArrowException, OSError, ValueError) as error:
         faults.append(f"cannot be read as Parquet ({' '.join(str(error).split())[:300]})")
-    return _File(uri, np.concatenate(keys), np.concatenate(ids), dict(kinds), untranscribed, faults)
+    return _File(uri, np.concatenate(keys), np.concatenate(ids), dict(kinds), runs, untranscribed, faults)
 
 
 _NEEDED = [
-    *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "language", "model", "run_id"),
+    *(*IDENTITY, "fingerprint", "status", "error_kind", "duration_s", "language", "model"),
+    *("run_id", "processed_at"),
     *("normalizer", "quality_flags", "wer", *WORD_COUNTS),
 ]
 _UNHEARD, _LANGUAGES = "unheard_s", "languages"  # may be missing in files of earlier versions

@@ -6,7 +6,7 @@ of transcripts is not checked here; `recheck.py` transcribes a sample again.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice, repeat
 
@@ -42,6 +42,7 @@ from distil_ray.verify.inventory import (
     Findings,
     FingerprintRows,
     Inventory,
+    RenamedFile,
     RunFolder,
     Summary,
     read_plan,
@@ -185,7 +186,10 @@ def _check_plans(inventory: Inventory, output: str, writing: str | None, storage
                 there, known = isin_sorted(task.keys, keys), isin_sorted(task.ids, ids)
                 missing += [name for i in np.flatnonzero(~known) if (name := task.names[i]) not in removed]
                 replaced += int((known & ~there).sum())
-                if task.task_id in unexplained and isin_sorted(rows.renamed[task.task_id], np.sort(task.keys)).all():
+                if (
+                    task.task_id in unexplained
+                    and isin_sorted(rows.renamed[task.task_id].keys, np.sort(task.keys)).all()
+                ):
                     unexplained.remove(task.task_id)
         except (StorageError, pa.ArrowException, OSError, ValueError) as error:
             findings.differences.append(f"{RUNS_FOLDER}/{run.run_id}/plan: cannot be read ({error})")
@@ -225,15 +229,32 @@ def _report_renamed_files(inventory: Inventory, unexplained: set[str], findings:
     """Reports files whose names do not follow from their rows.
 
     A file from which newer rows were removed keeps its name, which then follows from a plan. Without the plan it cannot
-    be checked.
+    be checked: its run folder may be missing, or a later run with the same `run_id` may have replaced the plan.
     """
+    replaced = {name for name in unexplained if _is_plan_replaced(inventory.rows.renamed[name], inventory.runs)}
+    if replaced:
+        findings.notes.append(
+            f"the names of {format_count(len(replaced), 'file')} cannot be checked, because a later run with the same"
+            f" run_id has replaced their plan: {_abbreviate_files(replaced)}"
+        )
+    if not (others := unexplained - replaced):
+        return
+    words = f"{len(others)} files contain other rows than their names say: {_abbreviate_files(others)}"
     planless = [name for kind in inventory.rows.kinds.values() for name in kind.runs if name not in inventory.runs]
-    names = [f"task-{name}.parquet" for name in sorted(unexplained)]
-    words = f"{len(names)} files contain other rows than their names say: {abbreviate(names, len(names))}"
     if planless:
         findings.notes.append(f"{words}. The run folders that could explain this are missing, such as {planless[0]}")
     else:
         findings.differences.append(words)
+
+
+def _is_plan_replaced(file: RenamedFile, runs: Mapping[str, RunFolder]) -> bool:
+    """Returns whether a run of the rows was started again after it had recognized them."""
+    folders = [(runs[name], time) for name, time in file.runs.items() if name in runs]
+    return any(run.summary and time < datetime.fromisoformat(run.summary["started_at"]) for run, time in folders)
+
+
+def _abbreviate_files(task_ids: Collection[str]) -> str:
+    return abbreviate([f"task-{name}.parquet" for name in sorted(task_ids)], len(task_ids))
 
 
 def _check_last_summary(inventory: Inventory, output: str, storage: Storage, findings: Findings) -> None:

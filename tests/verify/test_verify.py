@@ -197,6 +197,19 @@ def test_rows_replaced_by_a_later_run_are_not_a_difference(folder: Path, whisper
     assert "1 of 6 recordings of run first were transcribed again since" in words
 
 
+def test_a_plan_replaced_by_a_later_run_with_the_same_id_is_not_a_difference(
+    folder: Path, whisper_tiny_en: Path
+) -> None:
+    soundfile.write(folder / "audio" / "1.wav", np.full(SAMPLE_RATE, 1000, np.int16), SAMPLE_RATE)
+    _run(_settings(folder, f"model.name={whisper_tiny_en}", "run_id=first", "plan.task_audio_s=8"))
+    code, words = _verify(folder, f"input.uri={folder / 'audio'}")
+    assert code == ExitCode.DONE, words
+    assert "the names of 1 file cannot be checked, because a later run with the same run_id" in words
+    first, second, *_ = _tasks(folder)
+    first.write_bytes(second.read_bytes())
+    assert "have more than one row" in _difference(folder)
+
+
 def test_a_run_that_did_not_finish_is_reported_with_its_missing_recordings(folder: Path) -> None:
     (folder / "out/runs/first/_SUCCESS").unlink()
     code, words = _verify(folder)
