@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FIRST_TORCH = "2.8"  # before, calls that a program fits are not all run by it
 # Dimensions of the arguments that vary: number and length of the windows; positions of silence; both.
 _VARYING = ((0, 1), (2,), (2,), (3,))
 
@@ -39,8 +40,12 @@ class CompiledLayer:
         """Compiles the program for windows like these: of their length without silence, of any length with it.
 
         Raises:
-            RuntimeError: This machine lacks a compiler, or torch cannot compile the layer.
+            RuntimeError: torch is too old, this machine lacks a compiler, or torch cannot compile the layer.
         """
+        if torch.__version__ < FIRST_TORCH:
+            raise RuntimeError(
+                f"model.compile_encoder needs torch {FIRST_TORCH} or later; found {torch.__version__}. Set it to false"
+            )
         began = time.monotonic()
         varying = _VARYING if silence else ((0,),)
         for tensor, dimensions in zip((hidden, *silence), varying, strict=True):

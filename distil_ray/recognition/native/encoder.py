@@ -194,7 +194,7 @@ class Encoder:
             backend: Of `torch.compile`.
 
         Raises:
-            RuntimeError: This machine lacks a compiler, or torch cannot compile the layer.
+            RuntimeError: torch is too old, this machine lacks a compiler, or torch cannot compile the layer.
         """
         compiled, positions = CompiledLayer(_run_layer, backend), len(self._positions)
         for length in (positions, positions // 3) if self._silence is not None else (positions,):

@@ -8,19 +8,23 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 
 from distil_ray.recognition.base import PCM16, RecognizerOptions
 from distil_ray.recognition.native import slot_loop
-from distil_ray.recognition.native.compiled_layer import CompiledLayer
+from distil_ray.recognition.native.compiled_layer import FIRST_TORCH, CompiledLayer
 from distil_ray.recognition.native.encoder import Encoder
 from distil_ray.recognition.native.recognizer import NativeRecognizer
 from distil_ray.recognition.native.scheduler import GPU_POLICY
 from distil_ray.whisper.model import open_model
 from tests.support.clips import load_samples
 
+needs_programs = pytest.mark.skipif(torch.__version__ < FIRST_TORCH, reason=f"needs torch {FIRST_TORCH} or later")
+
 OPTIONS = RecognizerOptions(dtype="float32", batch_size=4, window="gated", max_new_tokens=8)
 
 
+@needs_programs
 def test_two_programs_serve_windows_of_every_number_and_length(small_checkpoint: Path) -> None:
     compiled, runs = list[int](), list[int]()
 
@@ -73,6 +77,13 @@ def test_a_recognizer_goes_on_where_nothing_can_be_compiled(
         NativeRecognizer(small_checkpoint, replace(options, self_check=False))
 
 
+def test_a_torch_that_is_too_old_is_named(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(open_model(small_checkpoint, dtype="float32").module)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.7.1+cpu"))
+    with pytest.raises(RuntimeError, match=r"model\.compile_encoder needs torch 2\.8 or later; found 2\.7\.1\+cpu"):
+        encoder.compile_layers("eager")
+
+
 def test_a_compiled_layer_that_differs_is_not_used(
     small_checkpoint: Path, on_a_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +96,7 @@ def test_a_compiled_layer_that_differs_is_not_used(
     assert any("did not pass model.self_check: " in text for text in recognizer.warnings)
 
 
+@needs_programs
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_compiled_encoder_of_real_weights_gives_the_same_tokens(whisper_tiny_en: Path, on_a_gpu: None) -> None:

@@ -20,6 +20,9 @@ from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import open_model, resolve_dtype
 from tests.support.clips import load_samples
 
+if not hasattr(functional, "scaled_mm"):
+    pytest.skip(f"needs torch {float8.FIRST_TORCH} or later", allow_module_level=True)
+
 OPTIONS = RecognizerOptions(dtype="float8", batch_size=2, window="gated", max_new_tokens=12)
 CPU = torch.device("cpu")
 
