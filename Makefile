@@ -73,7 +73,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 # The lowest versions of the package's own requirements, also where a tool of the tests asks for newer ones. An override
-# without the extras of Ray would leave out its dashboard, which has the metrics.
+# without the extras of Ray would leave out its dashboard, which has the metrics. The test of the wheel builds it
+# without isolation, with the environment's setuptools.
 $(LOWEST)/.installed: pyproject.toml constraints.txt
 	@echo "install    .venv-lowest with $(TORCH) and else the lowest versions that pyproject.toml allows"
 	@$(PYTHON) -m venv --clear $(LOWEST)
@@ -82,5 +83,5 @@ $(LOWEST)/.installed: pyproject.toml constraints.txt
 	@$(LOWEST)/bin/uv pip compile -q --resolution lowest-direct --override $(LOWEST)/torch.txt -o $(LOWEST)/lowest.txt pyproject.toml
 	@sed -i 's/^ray==/ray[data,default]==/' $(LOWEST)/lowest.txt
 	@$(LOWEST)/bin/uv pip install -q -p $(LOWEST) --resolution lowest-direct --override $(LOWEST)/lowest.txt \
-	 -e '.[dev]' $$(grep -E '^(hypothesis|pytest)' constraints.txt)
+	 -e '.[dev]' 'setuptools>=77' $$(grep -E '^(hypothesis|pytest)' constraints.txt)
 	@touch $@
