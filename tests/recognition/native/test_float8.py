@@ -20,8 +20,9 @@ from distil_ray.whisper.features import LogMel
 from distil_ray.whisper.model import open_model, resolve_dtype
 from tests.support.clips import load_samples
 
-if not hasattr(functional, "scaled_mm"):
-    pytest.skip(f"needs torch {float8.FIRST_TORCH} or later", allow_module_level=True)
+needs_products = pytest.mark.skipif(
+    not hasattr(functional, "scaled_mm"), reason=f"needs torch {float8.FIRST_TORCH} or later"
+)
 
 OPTIONS = RecognizerOptions(dtype="float8", batch_size=2, window="gated", max_new_tokens=12)
 CPU = torch.device("cpu")
@@ -31,6 +32,7 @@ def random_tensor(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@needs_products
 @pytest.mark.parametrize("num_outputs", [32, 33])  # a multiple of 16, and one that is padded
 def test_the_product_is_that_of_the_rounded_numbers(num_outputs: int) -> None:
     weight, bias, hidden = random_tensor(num_outputs, 64), random_tensor(num_outputs), random_tensor(2, 3, 64, seed=1)
@@ -55,12 +57,14 @@ def test_numbers_keep_four_significant_bits_whatever_their_size() -> None:
     assert float(quantized.float().abs().max()) == 448
 
 
+@needs_products
 def test_a_row_does_not_depend_on_its_neighbors() -> None:
     layer = Float8Linear(Linear(random_tensor(48, 64), None))
     rows = random_tensor(5, 64, seed=2).to(torch.bfloat16)
     assert torch.equal(layer(rows)[3:4], layer(rows[3:4]))
 
 
+@needs_products
 def test_hidden_states_of_real_speech_are_near_those_of_bfloat16(whisper_tiny_en: Path) -> None:
     features = LogMel(80)([load_samples("cards-001")], 200)
     loaded = [open_model(whisper_tiny_en, dtype="bfloat16") for _ in range(2)]
@@ -69,6 +73,7 @@ def test_hidden_states_of_real_speech_are_near_those_of_bfloat16(whisper_tiny_en
     assert (rounded - plain).norm() < 0.12 * plain.norm()
 
 
+@needs_products
 def test_a_recognizer_computes_in_8_bits_once_they_pass_the_check(small_checkpoint: Path) -> None:
     recognizer = NativeRecognizer(small_checkpoint, OPTIONS)
     assert recognizer.dtype == "float8"
@@ -76,6 +81,7 @@ def test_a_recognizer_computes_in_8_bits_once_they_pass_the_check(small_checkpoi
     assert all(layer._both is None for layer in layers_of(recognizer)), "the weights of bfloat16 are freed"
 
 
+@needs_products
 def test_products_that_differ_too_much_are_replaced(small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = load_samples("cards-005")
     plain = NativeRecognizer(small_checkpoint, replace(OPTIONS, dtype="bfloat16"))
@@ -91,6 +97,7 @@ def test_products_that_differ_too_much_are_replaced(small_checkpoint: Path, monk
     assert recognizer.transcribe([clip], ["en"]) == [expected]
 
 
+@needs_products
 def test_a_device_without_such_products_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> Tensor:
         raise NotImplementedError("scaled_mm is for compute capability 8.9\nand more")

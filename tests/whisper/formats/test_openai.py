@@ -142,7 +142,9 @@ def test_a_tensor_that_is_larger_than_its_storage_is_refused(small_file: Path, t
         for entry in source.infolist():
             data = source.read(entry)
             target.writestr(entry.filename, data[: len(data) // 2] if "/data/" in entry.filename else data)
-    with pytest.raises(WeightsError, match=r"bytes, of which the file holds|It is damaged"):  # before torch 2.8
+    # torch 2.6 itself refuses such a file, before the sizes are compared.
+    message = "bytes, of which the file holds" if torch.__version__ >= "2.7" else "cannot be loaded"
+    with pytest.raises(WeightsError, match=message):
         openai.read(path)
 
 
